@@ -1,0 +1,1 @@
+"""When, where, and who is told."""

@@ -1,0 +1,47 @@
+"""The schedule of a site's nights: when they start, how often a step is tried, where the heavy steps run."""
+
+from datetime import timedelta
+
+from pydantic import Field, field_validator
+
+from pipeline.durations import Duration
+from pipeline.settings import Section, StepName
+
+
+class Schedule(Section):
+    """The `schedule` section of a site file; only the DAGs read it."""
+
+    owner: str = Field(default="nightjar", min_length=1)
+    """Whom Airflow names as the owner of the site's DAGs."""
+    start_after: Duration = timedelta(0)
+    """How long after midnight of the site's zone a night starts, for logs that arrive late; under 24h."""
+    retries: int = Field(default=3, ge=0, le=20)
+    """How often a step is tried again after exit code 1. Codes 2 and 3 are never tried again."""
+    retry_delay: Duration = timedelta(seconds=30)
+    """Wait before the first retry; doubled for each further one."""
+    max_retry_delay: Duration = timedelta(minutes=15)
+    """The longest wait between two tries."""
+    step_timeout: Duration = timedelta(hours=12)
+    """A step that runs longer is stopped and counts as a try, so that a hung one cannot hold up every later night."""
+    gpu_steps: list[StepName] = Field(default_factory=lambda: list[StepName](["train", "refit"]))
+    """Steps that go to `gpu_queue` and take a slot of `gpu_pool`."""
+    gpu_queue: str = Field(default="gpu", min_length=1)
+    """Celery queue of the GPU workers; under the LocalExecutor only a label."""
+    gpu_pool: str = Field(default="gpu", min_length=1)
+    """Airflow pool that limits how many GPU steps run at once, over all sites. Without it they never start."""
+
+    @field_validator("start_after")
+    @classmethod
+    def within_the_day(cls, value: timedelta) -> timedelta:
+        """A night that starts a day late would meet the next one."""
+        if value >= timedelta(hours=24):
+            raise ValueError("a night starts within the day after its own: write less than 24h")
+        return value
+
+    @field_validator("retry_delay", "max_retry_delay", "step_timeout")
+    @classmethod
+    def longer_than_nothing(cls, value: timedelta) -> timedelta:
+        """Airflow takes zero for `at once`, or for `time is up`."""
+        if value <= timedelta(0):
+            raise ValueError("write a time above zero, like 30s or 12h")
+        return value

@@ -1,0 +1,426 @@
+"""The command line: one subcommand per step, in the order data flows.
+
+Every step ends with one JSON line on stdout; everything else goes to stderr. Exit codes: 0 done, 1 a fault that a
+retry may cure, 2 usage or configuration, 3 the data broke its contract. Heavy packages are imported inside the
+commands, so that --help answers at once.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dags.settings import Schedule
+from pipeline.dates import days_between
+from pipeline.durations import format_duration
+from pipeline.errors import ConfigurationError, NightjarError, RetryableError
+from pipeline.site_file import load_site
+from training.settings import TrainingSite
+
+if TYPE_CHECKING:
+    from pipeline.publish import Store
+
+
+class Site(TrainingSite):
+    """A whole site file: every folder's section."""
+
+    schedule: Schedule = Schedule()
+
+
+Step = Callable[[Site, "Store", date], dict[str, Any]]
+app = typer.Typer(
+    help="Raw interaction logs in, recommendation tables out, every night.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+SiteOption = Annotated[Path, typer.Option("--site", help="The site file, like conf/demo.yaml.")]
+DateOption = Annotated[str, typer.Option("--date", help="A day of the site's zone, YYYY-MM-DD.")]
+FromOption = Annotated[str, typer.Option("--from", help="First day of a range; with --to instead of --date.")]
+ToOption = Annotated[str, typer.Option("--to", help="Last day of the range, included.")]
+
+
+def ingest(site: Site, store: "Store", day: date) -> dict[str, Any]:
+    """Raw files of a delivery day become events; the catalogue is brought up to date."""
+    from pipeline import catalogue, ingest
+
+    counts = ingest.ingest(site, store, day)
+    return counts | catalogue.update_items(site, store, day)
+
+
+def sessionize(site: Site, store: "Store", day: date) -> dict[str, Any]:
+    """Events become sessions, for the day and for earlier days that changed."""
+    from pipeline.sessionize import sessionize_stale
+
+    return sessionize_stale(site, store, day)
+
+
+def validate(site: Site, store: "Store", day: date) -> dict[str, Any]:
+    """The day is held to its contract; exit code 3 if it broke it."""
+    from pipeline.validate import validate_stale
+
+    return validate_stale(site, store, day)
+
+
+def features(site: Site, store: "Store", day: date) -> dict[str, Any]:
+    """Vocabulary and training sequences of the window, and the night's parent run."""
+    from features.build import build_features
+    from training.tracking import Tracking
+
+    counts = build_features(site, store, day)
+    return counts | {"run_id": Tracking(site).night_run(day).info.run_id}
+
+
+def train(site: Site, store: "Store", day: date, recipe: str) -> dict[str, Any]:
+    """One recipe is trained, tested on the day and registered."""
+    from training.train import train
+
+    return {"recipe": recipe} | train(site, store, day, recipe)
+
+
+def promote(site: Site, store: "Store", day: date) -> dict[str, Any]:
+    """The night's best version becomes champion if it beats the one that stands."""
+    from training.promote import promote
+
+    return promote(site, store, day)
+
+
+def refit(site: Site, store: "Store", day: date) -> dict[str, Any]:
+    """The champion learns the newest day and becomes what is served."""
+    from training.refit import refit
+
+    return refit(site, store, day)
+
+
+def export(site: Site, store: "Store", day: date) -> dict[str, Any]:
+    """The lists of every active user are published."""
+    from serving_export.export import export
+
+    return export(site, store, day)
+
+
+DATA_STEPS: dict[str, Step] = {"ingest": ingest, "sessionize": sessionize, "validate": validate}
+STEPS: dict[str, Step] = DATA_STEPS | {"features": features, "promote": promote, "refit": refit, "export": export}
+
+
+def add_step(name: str, step: Step) -> None:
+    """A subcommand that takes a day or a range of days."""
+
+    def command(site: SiteOption, day: DateOption = "", first: FromOption = "", last: ToOption = "") -> None:
+        the_site = read_site(site)
+        for each in read_days(day, first, last):
+            run_step(name, the_site, each, step)
+
+    command.__doc__ = step.__doc__
+    app.command(name)(command)
+
+
+def train_command(
+    site: SiteOption,
+    recipe: Annotated[str, typer.Option(help="A recipe's name.")],
+    day: DateOption = "",
+    first: FromOption = "",
+    last: ToOption = "",
+) -> None:
+    """Train one recipe, test it on the day, register it."""
+    the_site = read_site(site)
+    for each in read_days(day, first, last):
+        run_train(the_site, each, recipe)
+
+
+for _name, _step in STEPS.items():
+    if _name == "promote":
+        app.command("train")(train_command)
+    add_step(_name, _step)
+
+
+@app.command()
+def run(
+    site: SiteOption,
+    day: DateOption = "",
+    first: FromOption = "",
+    last: ToOption = "",
+    every_night: Annotated[
+        bool, typer.Option("--every-night", help="Model steps for each day that has a window, not only for the last.")
+    ] = False,
+    data_only: Annotated[bool, typer.Option("--data-only", help="Stop after validate.")] = False,
+) -> None:
+    """All steps in this process: data steps for each day, model steps once for the last one."""
+    the_site = read_site(site)
+    days = read_days(day, first, last)
+    if every_night:
+        for each in days:
+            run_data_steps(the_site, [each])
+            if has_window(the_site, each):
+                run_model_steps(the_site, each)
+        return
+    run_data_steps(the_site, days)
+    if not data_only:
+        run_model_steps(the_site, days[-1])
+
+
+def run_data_steps(site: Site, days: list[date]) -> None:
+    """Ingest all days first: a session may reach into the day after."""
+    for name, step in DATA_STEPS.items():
+        for day in days:
+            run_step(name, site, day, step)
+
+
+def run_model_steps(site: Site, day: date) -> None:
+    """Features, every recipe, and what follows from them."""
+    run_step("features", site, day, features)
+    for recipe in site.training.recipes:
+        run_train(site, day, recipe)
+    for name, step in (("promote", promote), ("refit", refit), ("export", export)):
+        run_step(name, site, day, step)
+
+
+def has_window(site: Site, day: date) -> bool:
+    """Whether enough days before `day` passed validation to train for it."""
+    from features.window import window_days
+    from pipeline.dates import ONE_DAY
+    from pipeline.publish import open_store
+
+    try:
+        window_days(site, open_store(site), day - ONE_DAY)
+    except ConfigurationError:
+        return False
+    return True
+
+
+@app.command()
+def recommend(
+    site: SiteOption,
+    item: Annotated[list[str] | None, typer.Option(help="An item id as in the log, oldest first; repeat it.")] = None,
+    items_from: Annotated[
+        Path | None, typer.Option(help='JSON Lines: a list of item ids, or {"item_ids": […]}, a line a session.')
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Length of the list.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a session instead of a table.")] = False,
+) -> None:
+    """Score sessions of raw item ids; no user needed, unknown items are counted."""
+    from pipeline.catalogue import latest_items
+    from pipeline.publish import open_store
+    from serving_export.recommend import recommend, with_titles
+
+    sessions = read_sessions(items_from) if items_from else []
+    sessions += [item] if item else []
+    if not sessions:
+        raise ConfigurationError("give a session: --item A --item B, or --items-from FILE.jsonl")
+    the_site = read_site(site)
+    store = open_store(the_site, must_exist=True)
+    catalogue = latest_items(store, date.max)
+    for answer in recommend(the_site, store, sessions, top):
+        answer["items"] = with_titles(answer["items"], catalogue)
+        write_json({"step": "recommend", "site": the_site.name, **answer}) if as_json else show_answer(answer)
+
+
+def read_sessions(path: Path) -> list[list[str]]:
+    """Sessions of a JSON Lines file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    sessions = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            told = json.loads(line)
+            ids = told["item_ids"] if isinstance(told, dict) else told
+            if not isinstance(ids, list) or not all(isinstance(i, str | int) for i in ids):
+                raise TypeError("item ids are text or whole numbers")
+            sessions.append([str(i) for i in ids])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f'{path}, line {number}: {line[:80]!r} is no session; write ["a", "b"] or {{"item_ids": ["a", "b"]}}'
+            ) from error
+    return sessions
+
+
+def show_answer(answer: dict[str, Any]) -> None:
+    """A list as a table, with where it comes from."""
+    unknown = f"{answer['num_unknown']} of {answer['num_items']} items are unknown"
+    if answer["source"] == "model":
+        write_text(f"model version {answer['model_version']}; {unknown}")
+    else:
+        write_text(f"popular items, because {unknown} and nothing is left to score")
+    write_table(answer["items"], ("rank", "item_id", "score", "title", "category"))
+
+
+@app.command()
+def read(
+    site: SiteOption,
+    user: Annotated[str, typer.Option(help="A user id as in the log.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line instead of a table.")] = False,
+) -> None:
+    """Read a user's exported lists."""
+    from pipeline.catalogue import latest_items
+    from pipeline.publish import open_store
+    from serving_export.reader import read_user, release
+    from serving_export.recommend import with_titles
+
+    the_site = read_site(site)
+    store = open_store(the_site, must_exist=True)
+    try:
+        facts, rows = release(store.root), read_user(store.root, user)
+    except LookupError as error:
+        raise ConfigurationError(str(error)) from error
+    items = with_titles(
+        rows.select("channel", "rank", "item_id", "score", "source", "because").to_dicts(),
+        latest_items(store, date.max),
+    )
+    if as_json:
+        write_json({"step": "read", "site": the_site.name, "user_id": user, **facts, "items": items})
+        return
+    if not items:
+        within = format_duration(the_site.export.active_within)
+        write_text(f"{user!r} has no list: no event within {within}; show `popular_items`")
+        return
+    expired = " (expired)" if facts["is_expired"] else ""
+    write_text(
+        f"made {facts['generated_at']} by model version {facts['model_version']}, "
+        f"data through {facts['data_through']}, valid until {facts['valid_until']}{expired}"
+    )
+    write_table(items, ("channel", "rank", "item_id", "score", "source", "because", "title", "category"))
+
+
+@app.command()
+def simulate(site: SiteOption, first: FromOption, last: ToOption, seed: int = 1) -> None:
+    """Write the raw logs of a simulated shop where the site file looks for them."""
+    from pipeline.simulate import Shop, simulate
+
+    the_site = read_site(site)
+    try:
+        report = simulate(the_site, read_days("", first, last), Shop(seed=seed))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write {error.filename}: {error.strerror}. Is NIGHTJAR_HOME writable?"
+        ) from error
+    write_json({"step": "simulate", "site": the_site.name, "days": len(report.days)})
+
+
+def read_site(path: Path) -> Site:
+    """The site file, with paths that hang from NIGHTJAR_HOME."""
+    return load_site(path, Site, Path(os.environ.get("NIGHTJAR_HOME") or "."))
+
+
+def read_days(day: str, first: str, last: str) -> list[date]:
+    """The days that --date, or --from and --to, name."""
+    if bool(day) == bool(first or last) or bool(first) != bool(last):
+        raise ConfigurationError("give --date D, or --from A and --to B")
+    if day:
+        return [read_day(day)]
+    days = days_between(read_day(first), read_day(last))
+    if not days:
+        raise ConfigurationError(f"--from {first} is after --to {last}")
+    return days
+
+
+def read_day(text: str) -> date:
+    """A date, and nothing else: a scheduler without a day says `None`."""
+    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        try:
+            return date.fromisoformat(text)
+        except ValueError:
+            pass
+    raise ConfigurationError(f"{text!r} is no date; write YYYY-MM-DD, like 2026-03-01")
+
+
+def run_step(name: str, site: Site, day: date, step: Step, label: str = "") -> None:
+    """One step of one day under its lock, and its JSON line."""
+    from pipeline.publish import open_store
+
+    started = time.monotonic()
+    with lock(site, f"{name}{label}", day):
+        result = step(site, open_store(site), day)
+    facts = {"step": name, "site": site.name, "date": day.isoformat(), "seconds": round(time.monotonic() - started, 2)}
+    write_json(facts | result)
+
+
+def run_train(site: Site, day: date, recipe: str) -> None:
+    """Train one recipe as a step."""
+    run_step("train", site, day, partial(train, recipe=recipe), label=f"-{recipe}")
+
+
+def lock(site: Site, step: str, day: date) -> AbstractContextManager[object]:
+    """Keep a second runner of the same work out; released by the system when the process dies."""
+    from filelock import FileLock, Timeout
+
+    folder = site.home / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / f"{site.name}-{re.sub('[^a-z0-9_-]', '_', step)}-{day}.lock", timeout=0)
+        return held.acquire()
+    except Timeout as error:
+        raise RetryableError(f"{step} of {site.name} for {day} is already running; wait for it to end") from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write {folder}: {error.strerror}. Set NIGHTJAR_HOME to a writable folder"
+        ) from error
+
+
+STDOUT = 1
+
+
+def write_json(facts: dict[str, Any]) -> None:
+    """One line on the real stdout."""
+    write_text(json.dumps(facts, default=str))
+
+
+def write_text(text: str) -> None:
+    """A line of the result on the real stdout."""
+    os.write(STDOUT, (text + "\n").encode())
+
+
+def write_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    """Aligned rows on the real stdout; columns that are empty everywhere are left out."""
+    from pipeline.terminal import align
+
+    shown = [name for name in columns if any(row.get(name) is not None for row in rows)]
+    cells = [[f"{row[n]:.4f}" if isinstance(row[n], float) else str(row[n] or "") for n in shown] for row in rows]
+    write_text(align([shown, *cells], left=len(shown)))
+
+
+def keep_stdout_for_results() -> None:
+    """Send everything that libraries print to stderr, also from C; results keep the real stdout."""
+    global STDOUT
+    sys.stdout.flush()
+    STDOUT = os.dup(1)
+    os.dup2(2, 1)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to stop this process when its parent dies (Linux), if NIGHTJAR_DIE_WITH_PARENT is set."""
+    if os.environ.get("NIGHTJAR_DIE_WITH_PARENT") and sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        if os.getppid() == 1:
+            sys.exit("the parent process is gone")
+
+
+def main() -> None:
+    """Run a command; a known fault is one sentence and its exit code."""
+    die_with_parent()
+    if "--help" not in sys.argv:
+        keep_stdout_for_results()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("nightjar").setLevel(logging.INFO)
+    try:
+        app()
+    except NightjarError as error:
+        sys.stderr.write(f"nightjar: {error}\n")
+        sys.exit(error.exit_code)

@@ -1,0 +1,90 @@
+"""What is known of each item on a day: its side table row, and when it was first seen.
+
+Reads   the side table file (where the site has one), `events` up to the day
+Writes  `items`: one snapshot for a day on which something changed
+"""
+
+from datetime import date
+from typing import Any
+
+import polars as pl
+from polars.exceptions import PolarsError
+
+from pipeline.errors import ConfigurationError
+from pipeline.ingest import expand, where_from
+from pipeline.publish import Store
+from pipeline.settings import Items, PipelineSite
+from pipeline.tables import ITEMS, events_table
+
+
+def update_items(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
+    """Write the catalogue of `day`, if it differs from the one before; return its size.
+
+    Later catalogues are brought up to date too: an item may have been seen earlier than they know.
+    """
+    told = read_side_table(site, site.items, day) if site.items else None
+    size = write_snapshot(site, store, day, told)
+    days = store.scan(ITEMS).filter(pl.col("snapshot_date") > day).select("snapshot_date").unique().collect()
+    for later in sorted(days["snapshot_date"]):
+        told = latest_items(store, later).drop("snapshot_date", "first_seen") if site.items else None
+        write_snapshot(site, store, later, told)
+    return {"items": size}
+
+
+def write_snapshot(site: PipelineSite, store: Store, day: date, told: pl.DataFrame | None) -> int:
+    """Write what is `told` of items, and when each was first seen, unless that is known; return the number of items."""
+    events = store.scan(events_table(site.source.context)).filter(pl.col("event_date") <= day)
+    items = events.group_by("item_id").agg(first_seen=pl.col("event_date").min()).collect()
+    if told is not None:
+        items = told.join(items, on="item_id", how="full", coalesce=True)
+    snapshot = pl.concat([ITEMS.empty(), items.with_columns(snapshot_date=pl.lit(day))], how="diagonal_relaxed")
+    snapshot = snapshot.sort("item_id")
+    before = latest_items(store, day).sort("item_id")
+    if not snapshot.drop("snapshot_date").equals(before.drop("snapshot_date")):
+        store.replace(ITEMS, snapshot, {"snapshot_date": [day]})
+    return snapshot.height
+
+
+def latest_items(store: Store, day: date) -> pl.DataFrame:
+    """The newest catalogue that is not younger than `day`."""
+    snapshots = store.scan(ITEMS)
+    newest = snapshots.filter(pl.col("snapshot_date") <= day).select(pl.col("snapshot_date").max()).collect().item()
+    return snapshots.filter(pl.col("snapshot_date").eq_missing(pl.lit(newest, pl.Date))).collect()
+
+
+def read_side_table(site: PipelineSite, items: Items, day: date) -> pl.DataFrame:
+    """The side table's configured columns, one row an item (the last one wins); text is trimmed."""
+    pattern = site.resolve(items.path.replace("{date}", day.isoformat()))
+    paths = sorted(expand(pattern))
+    if not paths:
+        raise ConfigurationError(f"no file matches {pattern} (items.path). {where_from(site)}")
+    try:
+        rows = scan_side_table(paths, items).collect()
+    except (PolarsError, OSError) as error:
+        raise ConfigurationError(
+            f"cannot read the items of {pattern}: {error}. Mend the file, or items.path"
+        ) from error
+    columns = items.columns.model_dump(exclude_none=True)
+    missing = [name for name in columns.values() if name not in rows.columns]
+    if missing:
+        raise ConfigurationError(f"{paths[0]} has no column {missing[0]!r}; it has {', '.join(rows.columns)}")
+    named = rows.select(pl.col(theirs).str.strip_chars().alias(ours) for ours, theirs in columns.items())
+    typed = named.with_columns(
+        *([pl.col("price").cast(pl.Float64, strict=False)] if "price" in columns else []),
+        *([truth("available")] if "available" in columns else []),
+    )
+    return typed.drop_nulls("item_id").unique("item_id", keep="last", maintain_order=True)
+
+
+def scan_side_table(paths: list[str], items: Items) -> pl.LazyFrame:
+    """The side table as text."""
+    if paths[0].endswith(".parquet"):
+        return pl.scan_parquet(paths).select(pl.all().cast(pl.String))
+    return pl.scan_csv(paths, separator=items.separator, infer_schema=False)
+
+
+def truth(column: str) -> pl.Expr:
+    """Yes or no, as logs write it; null for anything else."""
+    word = pl.col(column).str.to_lowercase()
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    return word.replace_strict(words, default=None, return_dtype=pl.Boolean).alias(column)

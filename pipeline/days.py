@@ -1,0 +1,78 @@
+"""What the store knows of each event day: what it was built from, its counts, its verdict.
+
+A step does its day and every earlier day that is stale: whose inputs are no longer those it was built from.
+"""
+
+from datetime import date
+
+import polars as pl
+
+from pipeline.dates import ONE_DAY
+from pipeline.errors import RetryableError
+from pipeline.publish import Store
+from pipeline.tables import DAYS
+
+
+def read_days(store: Store) -> pl.DataFrame:
+    """All known days, oldest first."""
+    return store.scan(DAYS).collect().sort("event_date")
+
+
+def update_days(store: Store, changes: pl.DataFrame, base: int | None = None) -> int:
+    """Set the columns of `changes` (one row an `event_date`) and keep the others; return the version made.
+
+    With a `base` version, a day that was changed since then is a RetryableError: the changes rest on what it was.
+    """
+    version = (store.version(DAYS) or 0) if base is None else base
+    dates = changes["event_date"].to_list()
+    if not dates:
+        return version
+    known = store.scan(DAYS, version).filter(pl.col("event_date").is_in(dates)).collect()
+    kept = known.drop([name for name in changes.columns if name != "event_date"])
+    rows = pl.concat([DAYS.empty(), changes.join(kept, on="event_date", how="left")], how="diagonal_relaxed")
+    try:
+        return store.replace(DAYS, rows, {"event_date": dates}, base=version)
+    except RetryableError:
+        if base is not None:
+            raise
+        return update_days(store, changes)  # a neighbour set other columns: keep those as they are now
+
+
+def with_neighbours(days: pl.DataFrame) -> pl.DataFrame:
+    """Each day with `built_from`: the contents of the day before, the day itself and the day after."""
+
+    def content(offset_days: int) -> pl.DataFrame:
+        moved = pl.col("event_date") + offset_days * ONE_DAY
+        return days.select(moved, pl.col("events_content").alias(f"content_{offset_days}"))
+
+    joined = days
+    for offset in (1, 0, -1):
+        joined = joined.join(content(offset), on="event_date", how="left")
+    parts = [pl.col(f"content_{offset}").fill_null("none") for offset in (1, 0, -1)]
+    return joined.with_columns(built_from=pl.concat_str(parts, separator="|"))
+
+
+def stale_sessions(store: Store, day: date) -> list[date]:
+    """Days up to `day` whose sessions were not built from the present events of the day and its neighbours."""
+    days = with_neighbours(read_days(store))
+    is_stale = pl.col("sessions_built_from").is_null() | (pl.col("sessions_built_from") != pl.col("built_from"))
+    is_whole = pl.col("events_content").is_not_null()  # an ingest that died leaves none; it must be run again first
+    return days.filter((pl.col("event_date") <= day) & is_whole & is_stale)["event_date"].to_list()
+
+
+def present_content() -> pl.Expr:
+    """What a verdict is about: the events and the sessions of a day."""
+    return pl.concat_str(["events_content", "sessions_content"], separator="/")
+
+
+def stale_verdicts(store: Store, day: date) -> list[date]:
+    """Days up to `day` whose verdict is missing or about an earlier content."""
+    is_stale = pl.col("validated_content").is_null() | (pl.col("validated_content") != present_content())
+    has_sessions = pl.col("sessions_content").is_not_null()
+    return read_days(store).filter((pl.col("event_date") <= day) & has_sessions & is_stale)["event_date"].to_list()
+
+
+def passed_days(store: Store, first: date, last: date) -> list[date]:
+    """Days that passed validation at their present content: the only ones a model or an export may see."""
+    is_passed = (pl.col("verdict") == "passed") & (pl.col("validated_content") == present_content())
+    return read_days(store).filter(pl.col("event_date").is_between(first, last) & is_passed)["event_date"].to_list()

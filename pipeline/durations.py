@@ -1,0 +1,33 @@
+"""Durations as people write them: 90s, 30m, 24h, 7d."""
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+PART = re.compile(r"(\d+)([smhd])")
+
+
+def parse_duration(text: object) -> object:
+    """`2h30m` as a timedelta, which itself passes through. A bare number has no unit, so it is none."""
+    if isinstance(text, timedelta):
+        return text
+    if not re.fullmatch(r"(\d{1,6}[smhd])+", str(text)):
+        raise ValueError(f"{text!r} is no duration; write a number and a unit, like 30m, 24h, 7d or 2h30m")
+    return timedelta(**{UNITS[unit]: int(number) for number, unit in PART.findall(str(text))})
+
+
+def format_duration(duration: timedelta) -> str:
+    """The same text form back: 90 minutes as 1h30m; fractions of a second are cut."""
+    rest, parts = int(duration.total_seconds()), []
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        number, rest = divmod(rest, seconds)
+        parts.append(f"{number}{unit}" if number else "")
+    return "".join(parts) or "0s"
+
+
+Duration = Annotated[
+    timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str, when_used="json")
+]

@@ -1,0 +1,34 @@
+"""Stable ids: SHA-256 over named fields, the same in every version, language and table format.
+
+An id is the first 32 hex digits (128 bits) of sha256 over the fields joined by U+001F, a missing field
+written as U+0000. A bucket is the first 8 hex digits of sha256(visitor), as an integer, modulo the number of buckets.
+"""
+
+import polars as pl
+import polars_hash as plh
+
+SEPARATOR, MISSING = "\x1f", "\x00"
+
+
+def stable_id(*fields: pl.Expr) -> pl.Expr:
+    """128 bits of sha256 over the fields, as 32 hex digits."""
+    joined = pl.concat_str([field.cast(pl.String).fill_null(MISSING) for field in fields], separator=SEPARATOR)
+    return sha256(joined).str.slice(0, 32)
+
+
+def user_bucket(visitor: pl.Expr, buckets: int) -> pl.Expr:
+    """The part of the store that a visitor's rows lie in, 0 to buckets - 1."""
+    return sha256(visitor).str.slice(0, 8).str.to_integer(base=16) % buckets
+
+
+def sha256(text: pl.Expr) -> pl.Expr:
+    """The hex digest of a text column."""
+    return plh.concat_str(text).chash.sha2_256()
+
+
+def content_digest(ids: pl.Expr) -> pl.Expr:
+    """A digest of a set of ids that does not depend on their order: the sum of 60-bit halves, and the count."""
+    low = ids.str.slice(0, 15).str.to_integer(base=16)
+    high = ids.str.slice(15, 15).str.to_integer(base=16)
+    parts = [(half % 2**40).sum().cast(pl.String) for half in (low, high)]
+    return pl.concat_str([pl.len().cast(pl.String), *parts], separator="-")

@@ -1,0 +1,255 @@
+"""The only module that writes tables: stage files, then make them visible in one commit.
+
+`stage` writes a Parquet file beside the table (any process, any number); nobody sees it.
+`commit` swaps the staged files in for the partitions they replace: one Delta transaction, all or nothing.
+A process killed in between leaves the last version whole; unseen files are left to `vacuum`.
+"""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from pipeline.errors import ConfigurationError, RetryableError
+from pipeline.settings import PipelineSite
+from pipeline.tables import SITE, Table
+
+Partition = date | int | str
+MOST_TRIES = 20
+ODD_LETTER = re.compile(r"""[^!-~]|["#%<>?`{}|^\\]""")  # Delta percent-encodes these, polars does not decode them
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """A written file that no reader sees yet; plain data, so it can come from another process."""
+
+    path: str
+    size: int
+    num_rows: int
+    partition: dict[str, str]
+
+
+class Store:
+    """A site's tables."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+
+    def table_uri(self, name: str) -> str:
+        """Where a table lies."""
+        return f"{self.root}/{name}"
+
+    def has(self, table: Table) -> bool:
+        """Whether a table was ever committed."""
+        return DeltaTable.is_deltatable(self.table_uri(table.name))
+
+    def open(self, table: Table, version: int | None = None) -> DeltaTable | None:
+        """A table at a version (now the newest, unless told); None before the first commit."""
+        try:
+            return DeltaTable(self.table_uri(table.name), version=version)
+        except TableNotFoundError:
+            return None
+
+    def version(self, table: Table) -> int | None:
+        """The newest version of a table; None before the first commit."""
+        opened = self.open(table)
+        return None if opened is None else opened.version()
+
+    def scan(self, table: Table, version: int | None = None) -> pl.LazyFrame:
+        """A table's rows in declared columns, at one version (now the newest, unless told); none if never written."""
+        opened = self.open(table, version)
+        if opened is None:
+            return table.empty().lazy()
+        rows = pl.scan_delta(opened)
+        return rows.select([pl.col(name).cast(kind) for name, kind in table.columns.items()])
+
+    def stage(self, table: Table, rows: pl.DataFrame) -> list[StagedFile]:
+        """Write rows into unseen files, one for each partition they touch."""
+        rows = rows.select([pl.col(name).cast(kind) for name, kind in table.columns.items()])
+        if not table.partition_by:
+            return [self._write_file(table, rows, {})]
+        parts = rows.partition_by(table.partition_by, as_dict=True, maintain_order=True, include_key=False)
+        return [
+            self._write_file(table, part, dict(zip(table.partition_by, map(str, values), strict=True)))
+            for values, part in parts.items()
+        ]
+
+    def _write_file(self, table: Table, rows: pl.DataFrame, partition: dict[str, str]) -> StagedFile:
+        folder = "".join(f"{column}={value}/" for column, value in partition.items())
+        path = f"{folder}{uuid.uuid4().hex}.parquet"
+        address = f"{self.table_uri(table.name)}/{path}"
+        if table.sort_by:
+            rows = rows.sort(table.sort_by)
+        try:
+            if "://" not in address:
+                Path(address).parent.mkdir(parents=True, exist_ok=True)
+            with fsspec.open(address, "wb") as file:
+                # pyarrow's writer: its strings carry no string_view, which other readers of Delta cannot filter
+                rows.write_parquet(file, use_pyarrow=True, compression="zstd", row_group_size=16_384)
+                size = file.tell()
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot write {address}: {error.strerror or error}. Is the store writable?"
+            ) from error
+        return StagedFile(path, size, rows.height, partition)
+
+    def commit(
+        self,
+        table: Table,
+        files: Iterable[StagedFile],
+        replace: Mapping[str, Sequence[Partition]],
+        metadata: Mapping[str, Any] | None = None,
+        base: int | None = None,
+        also_claim: Sequence[str] = (),
+    ) -> int:
+        """Swap `files` in for the partitions named by `replace`; return the table's new version.
+
+        `replace` names partition values, like {"event_date": [day]}; an empty mapping replaces the whole table
+        (allowed only for tables without partitions). `base` is the version that the rows were made from (0 before
+        the first commit); `also_claim` names what else they rest on. Raises RetryableError when another writer has
+        replaced one of the partitions or claimed one of the names since `base`, or, without one, at the same moment.
+        """
+        check_replace(table, replace)
+        uri, schema = self.table_uri(table.name), arrow_schema(table)
+        newest = self.open(table)
+        if newest is None:
+            create_empty(uri, table, schema)
+            newest = DeltaTable(uri)
+        base = newest.version() if base is None else base
+        names = [*claims(table, replace), *also_claim]
+        actions = [add_action(file) for file in files]
+        filters = [(column, "in", [str(v) for v in values]) for column, values in replace.items()]
+        for _ in range(MOST_TRIES):
+            if is_overtaken(newest, uri, base, names):
+                break
+            try:
+                newest.create_write_transaction(
+                    actions,
+                    "overwrite",
+                    schema,
+                    list(table.partition_by) or None,
+                    partition_filters=filters or None,
+                    commit_properties=commit_properties(metadata or {}, names),
+                )
+            except CommitFailedError:
+                newest = DeltaTable(uri)  # Delta cannot tell what else was replaced meanwhile; the names can
+                continue
+            newest.update_incremental()
+            return newest.version()
+        raise RetryableError(
+            f"{uri}: {' or '.join(names[:3])} was changed by another writer meanwhile. Nothing was published there; "
+            "run the step again"
+        )
+
+    def replace(
+        self,
+        table: Table,
+        rows: pl.DataFrame,
+        replace: Mapping[str, Sequence[Partition]],
+        metadata: Mapping[str, Any] | None = None,
+        base: int | None = None,
+    ) -> int:
+        """Stage and commit rows that fit into memory."""
+        return self.commit(table, self.stage(table, rows), replace, metadata, base)
+
+
+def check_replace(table: Table, replace: Mapping[str, Sequence[Partition]]) -> None:
+    """Refuse a replacement that would empty more than was meant."""
+    if set(replace) - set(table.partition_by) or (table.partition_by and not replace):
+        raise ValueError(f"{table.name} is replaced by {table.partition_by}, not by {sorted(replace)}")
+    if any(not values for values in replace.values()):
+        raise ValueError(f"no partition of {table.name} was named for replacement")
+
+
+def add_action(file: StagedFile) -> AddAction:
+    """A staged file as Delta's log tells it."""
+    now = int(time.time() * 1000)
+    return AddAction(file.path, file.size, file.partition, now, True, json.dumps({"numRecords": file.num_rows}))
+
+
+def commit_properties(metadata: Mapping[str, Any], names: Sequence[str]) -> CommitProperties:
+    """Metadata as text, and a fresh token for each name that the commit claims."""
+    token = uuid.uuid4().int >> 65
+    return CommitProperties(
+        custom_metadata={key: str(value) for key, value in metadata.items()},
+        app_transactions=[Transaction(name, token) for name in names],
+    )
+
+
+def is_overtaken(newest: DeltaTable, uri: str, base: int, names: Sequence[str]) -> bool:
+    """Whether a commit since version `base` claimed one of the names, and left another token there."""
+    if newest.version() == base:
+        return False
+    origin = DeltaTable(uri, version=base)
+    return any(newest.transaction_version(name) != origin.transaction_version(name) for name in names)
+
+
+def claims(table: Table, replace: Mapping[str, Sequence[Partition]]) -> list[str]:
+    """Names of what a commit replaces: the values of its first partition column, or the table.
+
+    They are Delta's application transactions: of two commits side by side with a name in common it refuses the second.
+    Without them it lets both add their files to a partition that was empty before.
+    """
+    column = next((name for name in table.partition_by if name in replace), None)
+    return [f"{column}={value}" for value in replace[column]] if column else [table.name]
+
+
+def arrow_schema(table: Table) -> Schema:
+    """A table's columns as Delta keeps them."""
+    return Schema.from_arrow(table.empty().to_arrow(compat_level=pl.CompatLevel.oldest()).schema)
+
+
+def create_empty(uri: str, table: Table, schema: Schema) -> None:
+    """A table's version 0, without rows; whoever comes second finds it there."""
+    try:
+        create_table_with_add_actions(
+            uri, schema, [], "ignore", list(table.partition_by) or None, description=table.grain
+        )
+    except (DeltaError, OSError) as error:
+        if not DeltaTable.is_deltatable(uri):
+            raise ConfigurationError(f"cannot make the table {uri}: {error}. Is the store writable?") from error
+
+
+def open_store(site: PipelineSite, *, must_exist: bool = False) -> Store:
+    """The site's store, made at first use unless it must exist.
+
+    Raises ConfigurationError for a store that is missing, belongs to another site or has other buckets.
+    """
+    store = Store(site.resolve(site.store))
+    if odd := ODD_LETTER.search(store.root):
+        raise ConfigurationError(
+            f"the path of the store, {store.root}, holds {odd[0]!r}, which polars cannot find again in a Delta table. "
+            "Choose a `store` or NIGHTJAR_HOME of plain letters, digits and - _ . /"
+        )
+    owner = store.scan(SITE).collect()
+    if owner.is_empty() and must_exist:
+        raise ConfigurationError(
+            f"there is no store at {store.root}. Run `nightjar run` for the site first, "
+            f"or set NIGHTJAR_HOME, now {site.home.absolute()}"
+        )
+    if owner.is_empty():
+        store.replace(SITE, pl.DataFrame({"name": [site.name], "buckets": [site.buckets]}), {})
+        return store
+    name, buckets = owner.row(0)
+    if name != site.name:
+        raise ConfigurationError(
+            f"the store {store.root} was made by the site {name!r}, not by {site.name!r}. "
+            "Give this site a `store` of its own"
+        )
+    if buckets != site.buckets:
+        raise ConfigurationError(
+            f"the store {store.root} was made with {buckets} buckets, the site file says {site.buckets}. "
+            f"Set `buckets: {buckets}`, or make a new store"
+        )
+    return store

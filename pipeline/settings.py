@@ -1,0 +1,201 @@
+"""The pipeline's part of a site file: where logs lie, what their columns mean, what a session is."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pipeline.durations import Duration
+
+
+class Section(BaseModel):
+    """A part of the site file; a key that is not declared here is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EventColumns(Section):
+    """Names of the log's columns (for JSON Lines: paths like `context.page.id`)."""
+
+    item_id: str
+    """What was acted on."""
+    occurred_at: str
+    """When; read as `time_unit` says."""
+    user_id: str | None = None
+    """Who, where known. A row without it is an anonymous visit, told apart by its session id."""
+    session_id: str | None = None
+    """The log's own session id, where it has one."""
+
+    @model_validator(mode="after")
+    def someone_acts(self) -> "EventColumns":
+        """A log that names neither users nor sessions has no sequences in it."""
+        if self.user_id is None and self.session_id is None:
+            raise ValueError("name a user_id or a session_id column: without either, events belong to nobody")
+        return self
+
+
+class EventType(Section):
+    """Where an event's type comes from: one word for all rows, or a column and a mapping."""
+
+    constant: str | None = None
+    column: str | None = None
+    map: dict[str, str] = Field(default_factory=dict)
+    """Value in the log -> event type. Other values are rejected; an empty map keeps values as they are."""
+
+    @model_validator(mode="after")
+    def one_of_two(self) -> "EventType":
+        """Either a constant or a column."""
+        if (self.constant is None) == (self.column is None):
+            raise ValueError("give either `constant` or `column` (with an optional `map`)")
+        return self
+
+    @property
+    def known(self) -> list[str] | None:
+        """All event types a row can have; None where the log decides."""
+        if self.constant is not None:
+            return [self.constant]
+        return sorted(set(self.map.values())) or None
+
+
+TIME_UNITS = ("s", "ms", "us", "ns", "iso")
+RESERVED = (
+    *("event_date", "user_bucket", "event_id", "visitor", "user_id", "item_id", "event_type", "occurred_at"),
+    *("given_session_id", "source_file", "record", "unparsable", "delivery_date", "reason", "fields", "ingested_run"),
+    *("session_date", "session_id", "started_at", "ended_at", "num_events", "item_ids", "event_types"),
+    *("offsets_seconds", "run", "time_part", "event_part", "first_event"),
+)
+"""Names of our own columns, which a column of the log cannot take beside them."""
+
+
+class Source(Section):
+    """The raw log."""
+
+    events: str
+    """Path with wildcards; `{date}` stands for the delivery day. csv, tsv, jsonl, parquet; gz, zst."""
+    columns: EventColumns
+    time_unit: str = "iso"
+    """`s`, `ms`, `us`, `ns` since 1970, `iso`, or a strptime format. A time without a zone is in the site's zone."""
+    event_type: EventType = EventType(constant="view")
+    context: list[str] = Field(default_factory=list)
+    """Further columns to keep with each event, as text."""
+    lateness: Duration | None = None
+    """Rows older than this, seen from their file's own day, are rejected as `too_late`. Needs `{date}`."""
+    max_events_per_day: int | None = Field(default=None, ge=1)
+    """A visitor with more events in a day is a `bot`; that day's rows of it are rejected."""
+
+    @field_validator("time_unit")
+    @classmethod
+    def unit_is_known(cls, value: str) -> str:
+        """A unit's name, or a format that holds at least one field."""
+        if value not in TIME_UNITS and "%" not in value:
+            raise ValueError(f"{value!r} is no time unit; write {', '.join(TIME_UNITS)} or a strptime format")
+        return value
+
+    @field_validator("context")
+    @classmethod
+    def context_is_free(cls, value: list[str]) -> list[str]:
+        """Context columns keep their names, so these must not be ours, nor stand twice."""
+        for name in value:
+            if name in RESERVED:
+                raise ValueError(f"{name!r} is the name of a column that nightjar makes; name it otherwise in the log")
+            if value.count(name) > 1:
+                raise ValueError(f"{name!r} stands {value.count(name)} times; once is enough")
+        return value
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether a file's path tells its delivery day."""
+        return "{date}" in self.events
+
+
+class ItemColumns(Section):
+    """Names of the side table's columns."""
+
+    item_id: str
+    title: str | None = None
+    category: str | None = None
+    price: str | None = None
+    available: str | None = None
+
+
+class Items(Section):
+    """The side table that describes items; a site can do without."""
+
+    path: str
+    """Path with wildcards; `{date}` stands for the delivery day."""
+    columns: ItemColumns
+    separator: str = ","
+
+
+class Sessions(Section):
+    """Where one visit ends and the next begins; the rules also cut session ids given by the log."""
+
+    gap: Duration = timedelta(minutes=30)
+    """Longest silence inside one session."""
+    max_events: int = Field(default=200, ge=2)
+    """Longest session in events; the rest opens a new one."""
+    max_duration: Duration = timedelta(hours=24)
+    """Longest session in time; the rest opens a new one."""
+
+    @field_validator("max_duration")
+    @classmethod
+    def at_most_a_day(cls, value: timedelta) -> timedelta:
+        """A session touches at most two days; everything downstream relies on it."""
+        if not timedelta() < value <= timedelta(hours=24):
+            raise ValueError("a session lasts longer than 0s and at most 24h")
+        return value
+
+
+class Validation(Section):
+    """What a day must look like before a model may learn from it."""
+
+    min_events: int = Field(default=1, ge=0)
+    """Fewest accepted events of a day."""
+    max_rejected_share: float = Field(default=0.2, ge=0, le=1)
+    """Largest share of a day's rows that may be rejected."""
+
+
+class PipelineSite(Section):
+    """What the pipeline knows of a site."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")
+    """Becomes a path, a DAG id and a model name."""
+    store: str
+    """Where the tables live: a folder under NIGHTJAR_HOME, or s3://, gs://, az://."""
+    time_zone: str = "UTC"
+    """A day starts at midnight of this zone."""
+    buckets: int = Field(default=8, ge=1, le=1024)
+    """Parts that visitors are split into; heavy steps hold one at a time. Fixed when the store is made."""
+    source: Source
+    items: Items | None = None
+    sessions: Sessions = Sessions()
+    validation: Validation = Validation()
+
+    home: Path = Field(default=Path(), exclude=True)
+    """What relative paths hang from; set by the command line, never in the file."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def zone_exists(cls, value: str) -> str:
+        """Only names of the IANA time zone database."""
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"{value!r} is no time zone; write a name like UTC or Europe/Berlin") from error
+        return value
+
+    @model_validator(mode="after")
+    def lateness_needs_a_date(self) -> "PipelineSite":
+        """Lateness is measured from a file's own day."""
+        if self.source.lateness is not None and not self.source.is_dated:
+            raise ValueError("source.lateness needs {date} in source.events: it is measured from the file's own day")
+        return self
+
+    def resolve(self, path: str) -> str:
+        """An absolute path or address for a path of the site file."""
+        return path if "://" in path else str(self.home / path)
+
+
+StepName = Literal["ingest", "sessionize", "validate", "features", "train", "promote", "refit", "export"]

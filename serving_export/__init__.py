@@ -1,0 +1,1 @@
+"""Model in, item index and recommendation tables out."""

@@ -1,0 +1,53 @@
+"""Score one session of raw item ids with the model that serves, or fall back to popular items and say so."""
+
+from typing import Any
+
+import polars as pl
+
+from pipeline.errors import ConfigurationError
+from pipeline.publish import Store
+from serving_export.tables import POPULAR_ITEMS
+from training.score import count_unknown, score_sessions
+from training.settings import TrainingSite
+from training.tracking import Tracking, number
+
+
+def recommend(site: TrainingSite, store: Store, sessions: list[list[str]], top: int) -> list[dict[str, Any]]:
+    """The best `top` items after each session (oldest item first): items, how many were unknown, and the source.
+
+    Raises ConfigurationError if there is neither a model nor a list of popular items.
+    """
+    tracking = Tracking(site)
+    version = tracking.by_alias("serving")
+    popular = store.scan(POPULAR_ITEMS).sort("rank").head(top).select("rank", "item_id", "score").collect()
+    if version is None and popular.is_empty():
+        raise ConfigurationError(
+            f"{site.name} has neither a serving model nor popular items yet. Run a night first: `nightjar run --site …`"
+        )
+    if version is None:
+        return [fall_back(session, len(session), popular) for session in sessions]
+    bundle = tracking.load(version)
+    answers = []
+    for session, (ids, scores) in zip(sessions, score_sessions(bundle, sessions, top), strict=True):
+        num_unknown = count_unknown(bundle, session)
+        if not ids:
+            answers.append(fall_back(session, num_unknown, popular))
+            continue
+        items = [{"rank": n, "item_id": i, "score": s} for n, (i, s) in enumerate(zip(ids, scores, strict=True), 1)]
+        told = {"model_version": number(version), "num_items": len(session), "num_unknown": num_unknown}
+        answers.append({"source": "model", **told, "items": items})
+    return answers
+
+
+def fall_back(session: list[str], num_unknown: int, popular: pl.DataFrame) -> dict[str, Any]:
+    """Popular items, said to be such."""
+    return {"source": "popular", "num_items": len(session), "num_unknown": num_unknown, "items": popular.to_dicts()}
+
+
+def with_titles(items: list[dict[str, Any]], catalogue: pl.DataFrame) -> list[dict[str, Any]]:
+    """Items with `title` and `category`, where the catalogue knows them."""
+    named = catalogue.select("item_id", "title", "category").filter(
+        pl.col("item_id").is_in([item["item_id"] for item in items])
+    )
+    known = {row["item_id"]: row for row in named.iter_rows(named=True)}
+    return [item | {k: known.get(item["item_id"], {}).get(k) for k in ("title", "category")} for item in items]

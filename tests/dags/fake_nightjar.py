@@ -1,0 +1,36 @@
+"""A stand-in for the nightjar command line: notes how it was called, and does what its environment says.
+
+FAKE_CALLS      file that gets a JSON line per call
+FAKE_EXIT_<step>    exit code of that step
+FAKE_FOREVER_<step>    that step never ends by itself, nor does a helper that it starts
+FAKE_OUTPUT     what to print on stdout instead of a report
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+step, *options = sys.argv[1:]
+call = {
+    "argv": sys.argv[1:],
+    "stdin": str(Path("/proc/self/fd/0").readlink()),
+    "dies_with_parent": os.environ.get("NIGHTJAR_DIE_WITH_PARENT"),
+    "leads_its_group": os.getpgid(0) == os.getpid() == os.getsid(0),
+    "pid": os.getpid(),
+}
+print(f"{step}: at work", file=sys.stderr, flush=True)
+if f"FAKE_FOREVER_{step}" in os.environ:
+    call["helper"] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
+with Path(os.environ["FAKE_CALLS"]).open("a") as calls:
+    calls.write(json.dumps(call) + "\n")
+if "helper" in call:
+    time.sleep(600)
+if code := int(os.environ.get(f"FAKE_EXIT_{step}", "0")):
+    print(f"{step}: something is wrong", file=sys.stderr)
+    sys.exit(code)
+report = {"step": step, "date": options[options.index("--date") + 1], "users": 42, "metrics": {"mrr": float("nan")}}
+print("a library says hello")
+print(os.environ.get("FAKE_OUTPUT", json.dumps(report)))

@@ -1,0 +1,79 @@
+"""Reads the DAG files as Airflow's DAG processor does and prints what it found as JSON; run in a fresh process."""
+
+import json
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import airflow.sdk  # noqa: F401 (its time is not ours)
+from airflow.dag_processing.dagbag import DagBag
+from airflow.dag_processing.importers import get_importer_registry
+from airflow.serialization.serialized_objects import DagSerialization
+
+HEAVY = ["polars", "pandas", "numpy", "pyarrow", "deltalake", "torch", "faiss", "mlflow", "great_expectations", "typer"]
+
+folder = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
+already = set(sys.modules)
+started = time.perf_counter()
+import dags.nightly  # noqa: E402, F401
+
+seconds = time.perf_counter() - started
+bag = DagBag(folder)
+
+
+def keys(dag, earliest, latest):
+    """The keys that a backfill of these days has, and those that nights started by the clock have."""
+    timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag)).timetable
+    if not timetable.partitioned:
+        return None
+    window = [datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (earliest, latest)]
+    backfill = [
+        info.partition_key for info in timetable.iter_partition_dagrun_infos(earliest=window[0], latest=window[1])
+    ]
+    return {"backfill": backfill, "clock": clock_keys(timetable, *window)}
+
+
+def clock_keys(timetable, earliest, latest):
+    """Key and start of each night that the clock starts in a window."""
+    import pendulum
+    from airflow.timetables.base import TimeRestriction
+
+    restriction = TimeRestriction(pendulum.instance(earliest), pendulum.instance(latest), catchup=True)
+    found, last = [], None
+    while info := timetable.next_dagrun_info_v2(last_dagrun_info=last, restriction=restriction):
+        found.append([info.partition_key, info.run_after.isoformat()])
+        last = info
+    return found
+
+
+def describe(dag):
+    return {
+        "owner": dag.owner,
+        "tags": sorted(dag.tags),
+        "doc_md": dag.doc_md,
+        "catchup": dag.catchup,
+        "max_active_runs": dag.max_active_runs,
+        "order": [task.task_id for task in dag.topological_sort()],
+        "upstream": {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks},
+        "tasks": {task.task_id: [task.queue, task.pool, task.retries] for task in dag.tasks},
+        "outlets": {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks if task.outlets},
+        "keys_in_spring": keys(dag, "2026-03-27", "2026-04-01"),
+        "keys_in_autumn": keys(dag, "2026-10-23", "2026-10-28"),
+        "keys_in_cairo": keys(dag, "2026-04-21", "2026-04-27"),
+    }
+
+
+print()
+print(
+    json.dumps(
+        {
+            "files": [Path(path).name for path in get_importer_registry().list_dag_files(folder, True)],
+            "import_errors": {Path(path).name: error for path, error in bag.import_errors.items()},
+            "heavy": [name for name in HEAVY if name in set(sys.modules) - already],
+            "seconds": seconds,
+            "dags": {dag_id: describe(dag) for dag_id, dag in bag.dags.items()},
+        }
+    )
+)

@@ -1,0 +1,100 @@
+"""The DAG files as Airflow reads them, in a process of their own."""
+
+from pathlib import Path
+
+import pytest
+
+STEPS = ["ingest", "sessionize", "validate", "features", "train", "promote", "refit", "export"]
+SPRING = ["2026-03-27", "2026-03-28", "2026-03-29", "2026-03-30", "2026-03-31", "2026-04-01"]
+AUTUMN = ["2026-10-23", "2026-10-24", "2026-10-25", "2026-10-26", "2026-10-27", "2026-10-28"]
+
+
+@pytest.fixture(scope="module")
+def found(in_airflow, tmp_path_factory):
+    """What Airflow makes of three good site files."""
+    conf = tmp_path_factory.mktemp("conf")
+    (conf / "shop.yaml").write_text(
+        "name: shop\ntime_zone: Europe/Berlin\nstore: ${NOT_SET}\ntraining: {recipes: {gru: , stan: }}\n"
+        "schedule: {owner: ana, retries: 1, start_after: 2h30m,\n"
+        "  gpu_steps: [train], gpu_queue: big, gpu_pool: big_pool}\n"
+    )
+    (conf / "cairo.yaml").write_text("name: cairo\ntime_zone: Africa/Cairo\n")
+    (conf / "plain.yaml").write_text("name: plain\n")
+    return in_airflow("inspect_dag_files.py", NIGHTJAR_CONF=str(conf))
+
+
+def test_every_dag_file_imports(found):
+    assert found["import_errors"] == {}
+    assert sorted(found["dags"]) == ["cairo__nightly", "plain__nightly", "shop__nightly"]
+
+
+def test_only_dag_files_are_read_and_none_has_the_name_of_a_folder(found):
+    assert sorted(found["files"]) == ["broken_sites.py", "nightly.py"]
+    root = Path(__file__).parent.parent.parent
+    assert not {Path(name).stem for name in found["files"]} & {path.name for path in root.iterdir() if path.is_dir()}
+
+
+def test_dag_files_are_quick_to_read_and_import_nothing_heavy(found):
+    assert found["heavy"] == []
+    assert found["seconds"] < 1  # 0.1 s on an idle machine
+
+
+def test_every_dag_tells_whose_it_is_and_what_to_do_when_it_is_red(found):
+    for dag_id, dag in found["dags"].items():
+        assert dag["owner"] in {"ana", "nightjar"}
+        assert dag["tags"] == sorted(["nightjar", dag_id.removesuffix("__nightly")])
+        assert "Delivers" in dag["doc_md"]
+        assert "Triage" in dag["doc_md"]
+        assert dag["max_active_runs"] == 1
+        assert dag["catchup"] is False
+
+
+def test_a_night_is_one_step_after_the_other(found):
+    plain = found["dags"]["plain__nightly"]
+    assert plain["order"] == STEPS
+    assert plain["upstream"] == {step: STEPS[max(n - 1, 0) : n] for n, step in enumerate(STEPS)}
+    assert found["dags"]["shop__nightly"]["order"] == ["wait_for_start", *STEPS]
+
+
+def test_the_schedule_section_decides_about_places_and_retries(found):
+    shop, plain = (found["dags"][f"{name}__nightly"]["tasks"] for name in ("shop", "plain"))
+    assert shop["train"] == ["big", "big_pool", 1]
+    assert shop["refit"] == ["default", "default_pool", 1]
+    assert plain["train"] == plain["refit"] == ["gpu", "gpu", 3]
+
+
+def test_the_release_is_told_by_export(found):
+    assert found["dags"]["shop__nightly"]["outlets"] == {"export": ["shop_recommendations"]}
+
+
+@pytest.mark.parametrize("site", ["shop", "plain"])
+def test_every_day_has_its_key_also_when_clocks_change(found, site):
+    dag = found["dags"][f"{site}__nightly"]
+    assert dag["keys_in_spring"]["backfill"] == SPRING
+    assert dag["keys_in_autumn"]["backfill"] == AUTUMN
+
+
+def test_the_clock_starts_a_night_when_its_day_is_over_in_the_sites_zone(found):
+    shop = found["dags"]["shop__nightly"]
+    nights = dict(shop["keys_in_spring"]["clock"])
+    assert nights["2026-03-28"] == "2026-03-28T23:00:00+00:00"
+    assert nights["2026-03-29"] == "2026-03-29T22:00:00+00:00"  # the day of 23 hours
+    assert dict(shop["keys_in_autumn"]["clock"])["2026-10-25"] == "2026-10-25T23:00:00+00:00"  # the one of 25
+
+
+def test_a_zone_without_some_midnights_loses_no_day(found):
+    keys = found["dags"]["cairo__nightly"]["keys_in_cairo"]
+    days = [f"2026-04-{day}" for day in range(21, 28)]
+    assert keys["backfill"] == days
+    assert [key for key, _ in keys["clock"]] == days[:-1]
+
+
+def test_a_broken_site_file_is_shown_and_takes_no_other_dag_with_it(in_airflow, write_sites):
+    conf = write_sites(good="name: good\n", bad="name: bad\nschedule: {retires: 3}\n")
+    found = in_airflow("inspect_dag_files.py", NIGHTJAR_CONF=str(conf), NIGHTJAR_SCHEDULE="off")
+    assert list(found["dags"]) == ["good__nightly"]
+    (name, error), *_ = found["import_errors"].items()
+    assert name == "broken_sites.py"  # Airflow hides all DAGs of the file that an error is shown for
+    assert "bad.yaml" in error
+    assert "schedule.retires: unknown key; did you mean `retries`?" in error
+    assert found["dags"]["good__nightly"]["keys_in_spring"] is None  # NIGHTJAR_SCHEDULE=off: nothing starts by itself

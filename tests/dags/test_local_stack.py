@@ -1,0 +1,83 @@
+import socket
+from datetime import timedelta
+
+import psutil
+import pytest
+
+from dags.local_stack import (
+    LOOPBACK,
+    NightFailedError,
+    StackError,
+    airflow_servers,
+    airflow_settings,
+    airflow_stack,
+    free_port,
+    mlflow_places,
+    mlflow_server,
+    only_one,
+)
+
+NIGHT = ["ingest", "sessionize", "validate", "features", "train [gru]", "train [stan]", "promote", "refit", "export"]
+
+
+def test_a_port_that_is_taken_is_passed_over():
+    with socket.socket() as holder:
+        holder.bind((LOOPBACK, 0))
+        holder.listen()
+        taken = holder.getsockname()[1]
+        assert free_port(taken) > taken
+
+
+def test_a_second_stack_over_the_same_home_is_refused(tmp_path):
+    with only_one(tmp_path), pytest.raises(StackError, match=r"runs over .* already"), only_one(tmp_path):
+        pass
+
+
+def test_servers_are_told_to_listen_on_loopback_only(tmp_path):
+    commands = airflow_servers(8080) | mlflow_server(tmp_path, 5000)
+    assert "--skip-serve-logs" in commands["scheduler"]
+    for name in ("api-server", "mlflow"):
+        assert commands[name][commands[name].index("--host") + 1] == LOOPBACK
+
+
+def test_secrets_are_new_at_each_start_and_long_enough(tmp_path):
+    first, second = (airflow_settings(tmp_path, tmp_path, 8080)["AIRFLOW__API_AUTH__JWT_SECRET"] for _ in range(2))
+    assert first != second
+    assert len(first) == 64
+
+
+def test_mlflow_lives_under_the_home(tmp_path):
+    tracking, artifacts = mlflow_places(tmp_path)
+    assert tracking == f"sqlite:///{tmp_path}/mlflow.db"
+    assert artifacts == f"file://{tmp_path}/mlartifacts"
+
+
+@pytest.mark.slow
+def test_nights_run_through_a_real_stack_that_only_listens_on_loopback(tmp_path, write_sites, fake_nightjar):
+    conf = write_sites(shop="name: shop\ntraining: {recipes: {gru: , stan: }}\n", bad="name: bad\nschedule: {x: 1}\n")
+    told = []
+    with airflow_stack(tmp_path / "home", conf, with_mlflow=True) as stack:
+        reports = stack.run_night("shop__nightly", "2026-11-20", task_ended=lambda *task: told.append(task))
+        assert reports["export"]["date"] == "2026-11-20"
+        assert set(reports["train"]) == {"gru", "stan"}
+        assert [name for name, _, _ in told] == NIGHT
+        assert {state for _, state, _ in told} == {"success"}
+        processes = psutil.Process().children(recursive=True)
+        ports = [address.rsplit(":", 1)[1] for address in (stack.airflow.address, stack.mlflow_address)]
+        assert listening_addresses(processes) == {f"{LOOPBACK}:{port}" for port in ports}
+        with pytest.raises(NightFailedError, match=r"failed at ingest[\s\S]*'whatever; echo x', which is no date"):
+            stack.run_night("shop__nightly", "whatever; echo x")
+        with pytest.raises(NightFailedError, match=r"no DAG bad__nightly[\s\S]*schedule.x: unknown key"):
+            stack.run_night("bad__nightly", "2026-11-20", timeout=timedelta(seconds=2))
+    assert [process for process in processes if process.is_running()] == []
+
+
+def listening_addresses(processes):
+    """The addresses that these processes listen on."""
+    return {
+        f"{connection.laddr.ip}:{connection.laddr.port}"
+        for process in processes
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }

@@ -1,0 +1,119 @@
+from datetime import date
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.catalogue import latest_items, update_items
+from pipeline.errors import ConfigurationError
+from pipeline.tables import ITEMS
+
+DAY_1, DAY_2, DAY_3 = (date(2026, 3, day) for day in (1, 2, 3))
+COLUMNS = {"item_id": "id", "title": "name", "category": "kind", "price": "price", "available": "stock"}
+
+
+def row(day: int, item: str) -> str:
+    return f"ann,,{item},2026-03-{day:02}T10:00:00Z,view"
+
+
+@pytest.fixture
+def shop(make_small: Any) -> Any:
+    """A site with a side table `items-<day>.csv`."""
+    return make_small(items={"path": "raw/items-{date}.csv", "columns": COLUMNS, "separator": ";"})
+
+
+def tell_items(shop: Any, day: date, *rows: str, header: str = "id;name;kind;price;stock") -> None:
+    (shop.home / f"raw/items-{day}.csv").write_text("\n".join([header, *rows, ""]))
+
+
+def update(site: Any, *days: date) -> None:
+    for day in days:
+        site.ingest(day)
+        update_items(site.site, site.store, day)
+
+
+def known(site: Any, day: date) -> dict[str, Any]:
+    """Item -> when it was first seen."""
+    return dict(latest_items(site.store, day).sort("item_id").select("item_id", "first_seen").iter_rows())
+
+
+def snapshots(site: Any) -> list[date]:
+    return sorted(site.table(ITEMS)["snapshot_date"].unique())
+
+
+def test_the_side_table_is_read_and_typed(shop):
+    tell_items(shop, DAY_1, " a ;Lamp;light;9.50;yes", "b;;;cheap;maybe", "c;Old;;1;0", "c;New;;2;FALSE", ";no id;;;")
+    shop.deliver("2026-03-01", row(1, "a"), row(1, "seen only"))
+    update(shop, DAY_1)
+    assert latest_items(shop.store, DAY_1).sort("item_id").drop("snapshot_date").rows() == [
+        ("a", "Lamp", "light", 9.5, True, DAY_1),
+        ("b", None, None, None, None, None),
+        ("c", "New", None, 2.0, False, None),
+        ("seen only", None, None, None, None, DAY_1),
+    ]
+
+
+def test_a_site_without_a_side_table_knows_its_items_from_the_log(small):
+    small.deliver("2026-03-01", row(1, "a"))
+    small.deliver("2026-03-02", row(2, "a"), row(2, "b"))
+    update(small, DAY_1, DAY_2)
+    assert known(small, DAY_1) == {"a": DAY_1}
+    assert known(small, DAY_2) == {"a": DAY_1, "b": DAY_2}
+
+
+def test_a_day_without_a_change_has_no_snapshot(small):
+    for day in (1, 2, 3):
+        small.deliver(f"2026-03-0{day}", row(day, "b" if day == 3 else "a"))
+    update(small, DAY_1, DAY_2, DAY_3)
+    assert snapshots(small) == [DAY_1, DAY_3]
+    version = small.store.version(ITEMS)
+    update(small, DAY_2, DAY_3)
+    assert small.store.version(ITEMS) == version
+
+
+def test_a_new_price_is_a_new_snapshot(shop):
+    for day, price in ((DAY_1, 1), (DAY_2, 2)):
+        tell_items(shop, day, f"a;;;{price};")
+        shop.deliver(str(day), row(day.day, "a"))
+    update(shop, DAY_1, DAY_2)
+    assert [latest_items(shop.store, day)["price"].item() for day in (DAY_1, DAY_2, DAY_3)] == [1, 2, 2]
+
+
+def test_before_the_first_snapshot_nothing_is_known(small):
+    assert latest_items(small.store, DAY_1).is_empty()
+    small.deliver("2026-03-02", row(2, "a"))
+    update(small, DAY_2)
+    assert latest_items(small.store, DAY_1).is_empty()
+
+
+@pytest.mark.parametrize("order", [(DAY_3, DAY_1, DAY_2)])
+@pytest.mark.parametrize("kind", ["small", "shop"])
+def test_the_order_of_days_does_not_matter(request, kind, order):
+    site = request.getfixturevalue(kind)
+    for day, items in ((DAY_1, "ab"), (DAY_2, "bc"), (DAY_3, "ad")):
+        tell_items(site, day, f"x;;;{day.day};", "a;;;;")
+        site.deliver(str(day), *(row(day.day, item) for item in items))
+    update(site, *order)
+    extra = {"x": None} if kind == "shop" else {}
+    assert known(site, DAY_1) == {"a": DAY_1, "b": DAY_1} | extra
+    assert known(site, DAY_2) == {"a": DAY_1, "b": DAY_1, "c": DAY_2} | extra
+    assert known(site, DAY_3) == {"a": DAY_1, "b": DAY_1, "c": DAY_2, "d": DAY_3} | extra
+    if kind == "shop":
+        told = latest_items(site.store, DAY_2).filter(pl.col("item_id") == "x")
+        assert told["price"].item() == 2
+
+
+def test_a_missing_side_table_is_named(shop):
+    shop.deliver("2026-03-01", row(1, "a"))
+    with pytest.raises(ConfigurationError, match=r"no file matches .*items-2026-03-01\.csv \(items\.path\)"):
+        update(shop, DAY_1)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"), [("id;name", "has no column 'kind'; it has id, name"), ("", "cannot read")]
+)
+def test_a_side_table_that_is_not_as_it_should_be_is_refused(shop, header, said):
+    shop.deliver("2026-03-01", row(1, "a"))
+    tell_items(shop, DAY_1, header=header)
+    with pytest.raises(ConfigurationError, match=said):
+        update(shop, DAY_1)

@@ -1,0 +1,318 @@
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigurationError
+from pipeline.raw_log import file_format, json_path, read_raw_log
+from pipeline.settings import Source
+
+COLUMNS = {"user_id": "u", "item_id": "i", "occurred_at": "t"}
+
+
+def source(columns: dict[str, str] = COLUMNS, **more: Any) -> Source:
+    return Source.model_validate({"events": "x", "columns": columns} | more)
+
+
+def read(*paths: Path, of: Source | None = None) -> pl.DataFrame:
+    return read_raw_log([str(path) for path in paths], of or source())
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def triples(records: pl.DataFrame) -> list[tuple[Any, ...]]:
+    return records.sort("source_file", "record").select("raw:u", "raw:i", "raw:t").rows()
+
+
+def unparsable(records: pl.DataFrame) -> dict[int, Any]:
+    bad = records.filter(pl.col("unparsable").is_not_null())
+    return {record: json.loads(fields) for record, fields in bad.select("record", "unparsable").rows()}
+
+
+# --- formats
+
+
+def pack(content: bytes, ending: str) -> bytes:
+    if ending == ".gz":
+        return gzip.compress(content)
+    return pa.Codec("zstd").compress(content, asbytes=True) if ending == ".zst" else content
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("log.csv", "u,i,t\na,b,1\nc,,2\n"),
+        ("log.tsv", "u\ti\tt\na\tb\t1\nc\t\t2\n"),
+        ("log.jsonl", '{"u": "a", "i": "b", "t": 1}\n{"u": "c", "t": 2, "i": null}\n'),
+        ("log.ndjson", '{"u": "a", "i": "b", "t": 1}\n{"u": "c", "t": 2}\n'),
+    ],
+)
+def test_text_is_read_plain_or_packed(tmp_path, name, content, ending):
+    path = write(tmp_path, name + ending, pack(content.encode(), ending))
+    records = read(path)
+    assert triples(records) == [("a", "b", "1"), ("c", None, "2")]
+    assert records["record"].to_list() == [1, 2]
+    assert records["source_file"].to_list() == [str(path)] * 2
+    assert unparsable(records) == {}
+
+
+def test_parquet_is_read_as_text_but_times_stay_times(tmp_path):
+    times = pl.Series([0, None]).cast(pl.Datetime("ms", "UTC"))
+    log = pl.DataFrame({"u": [1, 2], "i": ["a", None], "t": times, "n": [1.5, 2], "nested": [[1], [2]]})
+    log.write_parquet(tmp_path / "a.parquet")
+    records = read(tmp_path / "a.parquet")
+    assert records.select("raw:u", "raw:i", "raw:n", "record").rows() == [("1", "a", "1.5", 1), ("2", None, "2.0", 2)]
+    assert isinstance(records.schema["raw:t"], pl.Datetime)
+
+
+def test_the_format_is_told_by_the_name():
+    names = {
+        "a.csv": "csv",
+        "a.csv.gz": "csv",
+        "2026.03.01.TSV.zst": "tsv",
+        "a.ndjson": "jsonl",
+        "a.parquet": "parquet",
+    }
+    assert {name: file_format(f"/x.csv/{name}") for name in names} == names
+    with pytest.raises(ConfigurationError, match=r"cannot tell the format of /x\.csv/log\.txt; its name must end in"):
+        file_format("/x.csv/log.txt")
+
+
+def test_packed_and_plain_files_can_come_together(tmp_path):
+    a = write(tmp_path, "1.csv", "u,i,t\na,b,1\n")
+    b = write(tmp_path, "2.csv.gz", gzip.compress(b"t,u,i\n2,c,d\n"))
+    c = write(tmp_path, "3.csv.zst", pack(b"u,i,t\ne,f,3\n", ".zst"))
+    records = read(a, b, c)
+    assert triples(records) == [("a", "b", "1"), ("c", "d", "2"), ("e", "f", "3")]
+    assert records["record"].to_list() == [1, 1, 1]
+
+
+def test_parquet_times_of_several_units_can_come_together(tmp_path):
+    for unit in ("ms", "us", "ns"):
+        log = pl.DataFrame({"u": ["a"], "i": ["b"], "t": pl.Series([1], dtype=pl.Datetime(unit, "Europe/Berlin"))})
+        log.write_parquet(tmp_path / f"{unit}.parquet")
+    records = read(*sorted(tmp_path.glob("*.parquet")))
+    assert records["raw:t"].dt.epoch("us").to_list() == [1000, 0, 1]
+    pl.DataFrame({"u": ["a"], "i": ["b"], "t": ["2026-03-01"]}).write_parquet(tmp_path / "text.parquet")
+    with pytest.raises(ConfigurationError, match="cannot read one of 4 files"):
+        read(*sorted(tmp_path.glob("*.parquet")))
+
+
+def test_files_with_columns_in_another_order_can_come_together(tmp_path):
+    a = write(tmp_path, "1.csv", "u,i,t\na,b,1\n")
+    b = write(tmp_path, "2.csv", "t,extra,i,u\n2,x,d,c\n")
+    pl.DataFrame({"u": ["a"], "i": ["b"], "t": ["1"]}).write_parquet(tmp_path / "1.parquet")
+    pl.DataFrame({"extra": [1], "t": ["2"], "i": ["d"], "u": ["c"]}).write_parquet(tmp_path / "2.parquet")
+    assert triples(read(a, b)) == [("a", "b", "1"), ("c", "d", "2")]
+    assert triples(read(tmp_path / "1.parquet", tmp_path / "2.parquet")) == [("a", "b", "1"), ("c", "d", "2")]
+
+
+# --- JSON Lines
+
+
+def test_a_json_column_is_a_path(tmp_path):
+    path = write(
+        tmp_path, "a.jsonl", '{"user-id": "a", "context": {"page": {"id": 7}}, "at": [{"@t": 1.5}], "no": 1}\n'
+    )
+    columns = {"user_id": "user-id", "item_id": "context.page.id", "occurred_at": "at[0].@t"}
+    row = read(path, of=source(columns)).row(0, named=True)
+    assert [row["raw:user-id"], row["raw:context.page.id"], row["raw:at[0].@t"]] == ["a", "7", "1.5"]
+
+
+def test_every_key_of_a_json_path_is_quoted():
+    assert json_path("a-b.c[0].d e") == "$['a-b']['c'][0]['d e']"
+
+
+def test_lines_that_are_no_json_object_are_unparsable_and_blank_lines_are_no_records(tmp_path):
+    good = '{"u": "a", "i": "b", "t": 1}'
+    path = write(tmp_path, "a.jsonl", f'{good}\n\n{{"u": "a"\r\n[1]\n"x"\n \n  {good}  \n')
+    records = read(path)
+    assert unparsable(records) == {2: {"line": '{"u": "a"'}, 3: {"line": "[1]"}, 4: {"line": '"x"'}}
+    assert records.filter(pl.col("unparsable").is_null())["record"].to_list() == [1, 5]
+
+
+# --- text that is not as it should be
+
+
+@pytest.mark.parametrize(
+    ("lines", "first"),
+    [
+        (['"a,1",b,1'], ("a,1", "b", "1")),
+        (['"a ""x""",b,1'], ('a "x"', "b", "1")),
+        (['"a', 'x",b,1'], ("a\nx", "b", "1")),
+        (['"a', "", 'x",b,1'], ("a\n\nx", "b", "1")),
+        (['a,say "b" now,1'], ("a", 'say "b" now', "1")),
+        (['a"x,b,1'], ('a"x', "b", "1")),
+        (['"a"x,b,1'], ("ax", "b", "1")),
+        ([" a ,b,1"], (" a ", "b", "1")),
+    ],
+)
+def test_quotes_hold_separators_quotes_and_line_breaks(tmp_path, lines, first):
+    path = write(tmp_path, "a.csv", "\n".join(["u,i,t", *lines, "c,d,2", ""]))
+    records = read(path)
+    assert triples(records) == [first, ("c", "d", "2")]
+    assert records.sort("record")["record"].to_list() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        ("a,b", ["a", "b"]),
+        ("a,b,1,2", ["a", "b", "1", "2"]),
+        ("a", ["a"]),
+        ("a,b,", None),
+        ('"a,b,1', ['"a,b,1']),
+        ('a,b,"1', ['a,b,"1']),
+        ('a,say "x, y" now,1', ["a", 'say "x', ' y" now', "1"]),
+    ],
+)
+def test_a_row_that_does_not_fit_the_header_is_unparsable_and_its_neighbours_are_not(tmp_path, line, fields):
+    path = write(tmp_path, "a.csv", f"u,i,t\na,b,1\n{line}\nc,d,2\n")
+    records = read(path)
+    assert unparsable(records) == ({2: fields} if fields else {})
+    assert [record for record in triples(records) if record[2]] == [("a", "b", "1"), ("c", "d", "2")]
+    assert records.sort("record")["record"].to_list() == [1, 2, 3]
+
+
+def test_a_stray_quote_does_not_swallow_the_rest_of_the_file(tmp_path):
+    rows = [f"user{n},item,{n}" for n in range(500)]
+    path = write(tmp_path, "a.csv", "\n".join(["u,i,t", '"stray,item,0', *rows, '"two', 'lines",item,1', ""]))
+    records = read(path)
+    assert unparsable(records) == {1: ['"stray,item,0']}
+    assert records.height == 502
+    assert triples(records)[-1] == ("two\nlines", "item", "1")
+
+
+@pytest.mark.parametrize("later", ['c,"d, e",2', 'c,"d",2', '"c",d,2', '"c","d, e","2"'])
+def test_a_stray_quote_does_not_end_at_the_quotes_of_a_later_row(tmp_path, later):
+    path = write(tmp_path, "a.csv", f'u,i,t\n"stray,item,0\na,b,1\n{later}\n')
+    records = read(path)
+    assert unparsable(records) == {1: ['"stray,item,0']}
+    assert records.height == 3
+
+
+def test_a_field_longer_than_the_csv_module_takes_is_unparsable(tmp_path):
+    path = write(tmp_path, "a.csv", f"u,i,t\n{'x' * 200_000},1\na,b,1\n")
+    assert list(unparsable(read(path))) == [1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "u,i,t\r\na,b,1\r\nc,d,2\r\n",
+        "u,i,t\r\na,b,1\r\n\r\nc,d,2\r\n",
+        "u,i,t\r\na,b,1\r\nbad\r\nc,d,2\r\n",
+        "u,i,t\n\na,b,1\n\n\nc,d,2\n\n",
+        "\n\nu,i,t\na,b,1\nc,d,2",
+        "\ufeffu,i,t\na,b,1\nc,d,2\n",
+        "\ufeffu,i,t\na,b,1\nbad\nc,d,2\n",
+    ],
+)
+def test_line_ends_blank_lines_and_a_byte_order_mark_do_not_matter(tmp_path, content):
+    records = read(write(tmp_path, "a.csv", content)).filter(pl.col("unparsable").is_null())
+    assert triples(records) == [("a", "b", "1"), ("c", "d", "2")]
+
+
+@pytest.mark.parametrize("ragged", ["", "bad\n"])
+def test_bytes_that_are_no_text_do_not_stop_the_file(tmp_path, ragged):
+    path = write(tmp_path, "a.csv", "u,i,t\ncaf\xe9,b,1\n".encode("latin-1") + ragged.encode())
+    assert triples(read(path))[0] == ("caf\ufffd", "b", "1")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl", "a.csv.zst", "a.tsv.gz", "a.parquet"])
+def test_a_file_without_a_byte_holds_no_records(tmp_path, name):
+    records = read(write(tmp_path, name, b""))
+    assert records.is_empty()
+    assert {"raw:u", "raw:i", "raw:t", "source_file", "record", "unparsable"} <= set(records.columns)
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b""), gzip.compress(b"\n\n"), gzip.compress(b"u,i,t\n")])
+def test_a_packed_nothing_blank_lines_or_a_header_alone_hold_no_records(tmp_path, content):
+    assert read(write(tmp_path, "a.csv.gz", content)).is_empty()
+
+
+def test_a_file_without_content_does_not_hide_its_neighbours(tmp_path):
+    empty = write(tmp_path, "1.csv", "")
+    header = write(tmp_path, "2.csv", "u,i,t")
+    full = write(tmp_path, "3.csv", "u,i,t\na,b,1\n")
+    assert triples(read(empty, header, full)) == [("a", "b", "1")]
+
+
+def test_a_broken_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"cannot read .*a\.parquet: .* Deliver a whole file"):
+        read(write(tmp_path, "a.parquet", b"no parquet"))
+
+
+def test_a_cut_gzip_file_is_refused(tmp_path):
+    whole = gzip.compress(b"u,i,t\n" + b"".join(b"a%d,b,%d\n" % (n, n * 7919) for n in range(20_000)))
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        read(write(tmp_path, "a.csv.gz", whole[: len(whole) // 2]))
+
+
+# --- columns
+
+
+@pytest.mark.parametrize("ragged", ["", "bad\n"])
+def test_a_missing_column_is_named_with_the_nearest_one(tmp_path, ragged):
+    path = write(tmp_path, "a.csv", f"user,item_id,time\na,b,1\n{ragged}")
+    with pytest.raises(
+        ConfigurationError, match=r"a\.csv has no column 'item' \(did you mean 'item_id'\?\); it has user"
+    ):
+        read(path, of=source({"user_id": "user", "item_id": "item", "occurred_at": "time"}))
+    pl.DataFrame({"user": ["a"]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ConfigurationError, match=r"a\.parquet has no column 'item'; it has user\. Mend `source`"):
+        read(tmp_path / "a.parquet", of=source({"user_id": "user", "item_id": "item", "occurred_at": "time"}))
+
+
+def test_every_configured_column_must_be_there(tmp_path):
+    path = write(tmp_path, "a.csv", "u,i,t\na,b,1\n")
+    for more in ({"context": ["device"]}, {"event_type": {"column": "device"}}):
+        with pytest.raises(ConfigurationError, match="no column 'device'"):
+            read(path, of=source(**more))
+
+
+NAMES = ["user_id", "record", "source_file", "unparsable", "delivery_date", "reason", "event_id"]
+
+
+@pytest.mark.parametrize("ragged", ["", "bad\n"])
+def test_columns_of_the_log_may_be_named_like_ours(tmp_path, ragged):
+    path = write(tmp_path, "a.csv", f"{','.join(NAMES)}\n{','.join(NAMES)}\n{ragged}")
+    pl.DataFrame({name: [name] for name in NAMES}).write_parquet(tmp_path / "a.parquet")
+    of = source({"user_id": "user_id", "item_id": "record", "occurred_at": "source_file"})
+    for each in (path, tmp_path / "a.parquet"):
+        row = read(each, of=of).sort("record").row(0, named=True)
+        assert [row[f"raw:{name}"] for name in NAMES] == NAMES
+        assert (row["record"], row["source_file"], row["unparsable"]) == (1, str(each), None)
+
+
+@pytest.mark.parametrize("ragged", ["", "bad\n"])
+def test_of_columns_with_one_name_the_first_counts(tmp_path, ragged):
+    path = write(tmp_path, "a.csv", f"u,i,t,t\na,b,1,2\n{ragged}")
+    assert triples(read(path))[0] == ("a", "b", "1")
+
+
+# --- a law
+
+FIELD = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from(',"\n'), max_size=8)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(FIELD, FIELD, FIELD), max_size=6), is_ragged=st.booleans())
+def test_whatever_is_quoted_rightly_is_read_back(tmp_path, rows, is_ragged):
+    quoted = [",".join(f'"{field.replace(chr(34), chr(34) * 2)}"' for field in row) for row in rows]
+    path = write(tmp_path, "law.csv", "\n".join(["u,i,t", *quoted, *(["bad"] if is_ragged else []), ""]))
+    records = read(path)
+    assert records.height == len(rows) + is_ragged
+    found = [tuple(field or "" for field in row) for row in triples(records)][: len(rows)]
+    assert found == rows

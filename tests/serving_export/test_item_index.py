@@ -1,0 +1,71 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigurationError
+from pipeline.publish import Store
+from serving_export.item_index import read_index
+from training.tracking import Tracking, number
+
+
+@pytest.fixture
+def indexed(served_shop, tmp_path):
+    """A store with the index of a GRU, its bundle and its version."""
+    tracking = Tracking(served_shop.site)
+    gru = next(v for v in tracking.versions() if v.tags["recipe"] == "gru")
+    from serving_export.item_index import build_index
+
+    store, bundle = Store(str(tmp_path)), tracking.load(gru)
+    build_index(bundle, number(gru), store)
+    return store, bundle, number(gru)
+
+
+def folder(store: Store, version: int) -> Path:
+    return Path(store.root) / "item_index" / str(version)
+
+
+def test_the_manifest_says_what_the_index_belongs_to(indexed):
+    store, bundle, version = indexed
+    manifest = json.loads((folder(store, version) / "manifest.json").read_text())
+    assert manifest["model_version"] == version
+    assert manifest["num_items"] == bundle.vocabulary.items.height
+    assert manifest["vocabulary_digest"] == bundle.vocabulary.digest()
+    assert read_index(store, bundle, version).ntotal == bundle.vocabulary.items.height
+
+
+def test_a_damaged_index_is_refused_by_name(indexed):
+    store, bundle, version = indexed
+    file = folder(store, version) / "index.faiss"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ConfigurationError, match=rf"item_index/{version}/index.faiss is damaged.*Run export again"):
+        read_index(store, bundle, version)
+
+
+def test_the_index_of_another_model_is_refused_by_name(indexed):
+    store, bundle, version = indexed
+    shutil.copytree(folder(store, version), folder(store, version + 1))
+    with pytest.raises(ConfigurationError, match=rf"item_index/{version + 1} was built for another model"):
+        read_index(store, bundle, version + 1)
+    fewer = replace(bundle, vocabulary=type(bundle.vocabulary)(bundle.vocabulary.items.head(5)))
+    with pytest.raises(ConfigurationError, match="another model or vocabulary"):
+        read_index(store, fewer, version)
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "manifest.json"])
+def test_a_missing_part_is_named(indexed, name):
+    store, bundle, version = indexed
+    (folder(store, version) / name).unlink()
+    with pytest.raises(ConfigurationError, match=rf"cannot read the item index .*item_index/{version}.*{name}"):
+        read_index(store, bundle, version)
+
+
+def test_a_manifest_that_is_no_json_is_refused(indexed):
+    store, bundle, version = indexed
+    (folder(store, version) / "manifest.json").write_text("{")
+    with pytest.raises(ConfigurationError, match="cannot read the item index"):
+        read_index(store, bundle, version)

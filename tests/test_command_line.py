@@ -1,0 +1,397 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+import nightjar
+
+HERE = Path(__file__).parents[1]
+EXECUTABLE = Path(sys.executable).with_name("nightjar")
+STEPS = ["ingest", "sessionize", "validate", "features", "train", "promote", "refit", "export"]
+COMMANDS = [*STEPS, "run", "recommend", "read", "simulate"]
+
+
+def tables(home: Path) -> set[str]:
+    """Tables with rows, other than the one that says whose store it is."""
+    found = [path.parent for path in home.rglob("_delta_log")]
+    return {path.name for path in found if DeltaTable(str(path)).count() > 0} - {"site"}
+
+
+# Help
+
+
+def test_help_answers_within_a_second_and_lists_every_command():
+    before = os.times()
+    told = subprocess.run([EXECUTABLE, "--help"], capture_output=True, text=True, check=True)
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    assert seconds < 1, "does the command line import something heavy?"  # of work: other tests may be running
+    assert told.stderr == ""
+    assert [line.split()[0] for line in told.stdout.split("Commands:")[1].strip().splitlines()] == COMMANDS
+
+
+def test_help_needs_nothing_heavy():
+    heavy = "torch polars mlflow pytorch_lightning great_expectations faiss deltalake pandas numpy"
+    code = f"import sys, nightjar; print([m for m in {heavy.split()} if m in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE)
+    assert told.stdout == "[]\n"
+
+
+def test_every_command_has_help(command, tmp_path):
+    for name in COMMANDS:
+        code, _, _ = command(tmp_path, name, "--help")
+        assert code == 0, name
+
+
+# What people get wrong: exit code 2, one sentence, nothing written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --date D, or --from A and --to B"),
+        (["--date", ""], "give --date D, or --from A and --to B"),
+        (["--date", "None"], "'None' is no date; write YYYY-MM-DD"),
+        (["--date", "2026-02-30"], "'2026-02-30' is no date"),
+        (["--date", "x; echo hi"], "'x; echo hi' is no date"),
+        (["--date", "2026-03-01T00:00:00"], "'2026-03-01T00:00:00' is no date"),
+        (["--date", "20260301"], "'20260301' is no date"),
+        (["--date", "٢٠٢٦-03-01"], "is no date"),
+        (["--from", "2026-03-02", "--to", "2026-03-01"], "--from 2026-03-02 is after --to 2026-03-01"),
+        (["--from", "2026-03-02"], "give --date D, or --from A and --to B"),
+        (["--date", "2026-03-02", "--to", "2026-03-02"], "give --date D, or --from A and --to B"),
+    ],
+)
+def test_days_that_are_none(command, write_site, tmp_path, arguments, message):
+    shop = write_site(tmp_path)
+    for name in ("ingest", "run"):
+        code, out, err = command(tmp_path, name, "--site", shop.file, *arguments)
+        assert (code, out) == (2, "")
+        assert one_sentence(err).startswith("nightjar: ")
+        assert message in err
+    assert not (tmp_path / "store").exists()
+
+
+def one_sentence(err: str) -> str:
+    """What was said, which is no traceback."""
+    assert "Traceback" not in err
+    assert err.count("nightjar: ") == 1, err
+    return err[err.index("nightjar: ") :]
+
+
+def test_usage_that_the_parser_refuses_exits_2(command, tmp_path):
+    for arguments in (
+        ["ingest"],
+        ["no-such-step"],
+        ["ingest", "--sit", "x"],
+        ["recommend", "--site", "x", "--top", "0"],
+    ):
+        code, out, err = command(tmp_path, *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert "Usage:" in err
+
+
+def test_a_missing_site_file(command, tmp_path):
+    code, _, err = command(tmp_path, "ingest", "--site", tmp_path / "none.yaml", "--date", "2026-03-01")
+    assert code == 2
+    assert f"cannot read the site file {tmp_path}/none.yaml" in one_sentence(err)
+
+
+def test_a_misspelt_key_is_named_with_the_nearest(command, write_site, tmp_path):
+    good = write_site(tmp_path)
+    good.file.write_text(good.file.read_text().replace("length: 4d", "lenght: 4d"))
+    code, _, err = command(tmp_path, "ingest", "--site", good.file, "--date", "2026-03-01")
+    assert code == 2
+    assert "window.lenght: unknown key; did you mean `length`?" in one_sentence(err)
+    assert str(good.file) in err
+
+
+def test_no_input_for_the_day(command, write_site, tmp_path):
+    shop = write_site(tmp_path)
+    code, out, err = command(tmp_path, "ingest", "--site", shop.file, "--date", "2026-03-01")
+    assert (code, out) == (2, "")
+    assert "no input for 2026-03-01" in one_sentence(err)
+    assert tables(tmp_path) == set()
+
+
+def test_a_missing_column_is_named_and_nothing_is_half_written(command, write_site, raw_shop, tmp_path):
+    shop = write_site(tmp_path)
+    raw = (raw_shop.home / "raw/events-2026-03-01.csv").read_text()
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/events-2026-03-01.csv").write_text(raw.replace("item_id", "item", 1))
+    code, out, err = command(tmp_path, "ingest", "--site", shop.file, "--date", "2026-03-01")
+    assert (code, out) == (2, "")
+    assert "events-2026-03-01.csv has no column 'item_id' (did you mean 'item'?)" in one_sentence(err)
+    assert tables(tmp_path) == set()
+
+
+def test_a_store_of_another_site(command, write_site, loaded_shop, tmp_path):
+    other = write_site(tmp_path, name="other", store=str(loaded_shop.home / "store"))
+    code, _, err = command(tmp_path, "ingest", "--site", other.file, "--date", "2026-03-01")
+    assert code == 2
+    assert "was made by the site 'small', not by 'other'" in one_sentence(err)
+
+
+def test_training_before_features(command, copy_shop):
+    shop = copy_shop()
+    code, out, err = command(shop.home, "train", "--site", shop.file, "--date", "2026-03-04", "--recipe", "popularity")
+    assert (code, out) == (2, "")
+    assert "no features for 2026-03-04" in one_sentence(err)
+    assert "Run `nightjar features`" in err
+
+
+def test_an_unknown_recipe(command, copy_shop):
+    shop = copy_shop()
+    code, _, err = command(shop.home, "train", "--site", shop.file, "--date", "2026-03-04", "--recipe", "popularty")
+    assert code == 2
+    assert "no recipe 'popularty'; did you mean 'popularity'" in one_sentence(err)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("export", "no model has been promoted for 2026-03-04"),
+        ("refit", "there is no champion for 2026-03-04"),
+        ("promote", "no version was trained for 2026-03-04"),
+    ],
+)
+def test_a_step_before_what_it_needs(command, copy_shop, step, message):
+    shop = copy_shop()
+    code, out, err = command(shop.home, step, "--site", shop.file, "--date", "2026-03-04")
+    assert (code, out) == (2, "")
+    assert message in one_sentence(err)
+    assert not tables(shop.home) & {"recommendations", "popular_items"}
+
+
+def test_too_few_days_for_features(command, copy_shop):
+    shop = copy_shop()
+    code, _, err = command(shop.home, "features", "--site", shop.file, "--date", "2026-03-02")
+    assert code == 2
+    assert "window.min_days asks for 2" in one_sentence(err)
+    assert "vocabulary" not in tables(shop.home)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ingest", "--date", "2026-03-01"],
+        ["features", "--date", "2026-03-04"],
+        ["simulate", "--from", "2026-03-01", "--to", "2026-03-01"],
+    ],
+)
+def test_a_home_that_cannot_be_written(command, write_site, tmp_path, arguments):
+    shop = write_site(tmp_path)
+    (tmp_path / "file").write_text("")
+    name, *rest = arguments
+    code, out, err = command(tmp_path / "file/home", name, "--site", shop.file, *rest)
+    assert (code, out) == (2, "")
+    assert "cannot write" in one_sentence(err)
+
+
+def test_data_that_breaks_its_contract_exits_3(command, released, judge):
+    judge(released.store, released.days[4], "failed")
+    code, out, err = command(released.home, "export", "--site", released.file, "--date", "2026-03-05")
+    assert (code, out) == (3, "")
+    assert "2026-03-05 has not passed validation" in one_sentence(err)
+
+
+# What a step says
+
+
+def test_a_step_ends_with_one_json_line_on_stdout(command, write_site, raw_shop, tmp_path):
+    shop = write_site(
+        tmp_path,
+        source=json.loads(raw_shop.site.source.model_dump_json())
+        | {"events": f"{raw_shop.home}/raw/events-{{date}}.csv"},
+        items=None,
+    )
+    days = ["--from", "2026-03-01", "--to", "2026-03-02"]
+    code, out, _ = command(tmp_path, "ingest", "--site", shop.file, *days)
+    assert code == 0
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [(line["step"], line["site"], line["date"]) for line in lines] == [
+        ("ingest", "small", "2026-03-01"),
+        ("ingest", "small", "2026-03-02"),
+    ]
+    for line in lines:
+        assert line["rows_read"] == line["events"] + line["duplicates"] + sum(line["rejected"].values())
+        assert line["seconds"] >= 0
+
+
+def test_a_second_runner_of_the_same_work_is_kept_out(command, copy_shop):
+    shop = copy_shop()
+    with nightjar.lock(shop.site, "sessionize", shop.days[0]):
+        code, out, err = command(shop.home, "sessionize", "--site", shop.file, "--date", "2026-03-01")
+        assert (code, out) == (1, "")
+        assert "sessionize of small for 2026-03-01 is already running" in one_sentence(err)
+        code, _, _ = command(shop.home, "sessionize", "--site", shop.file, "--date", "2026-03-02")
+        assert code == 0, "another day is other work"
+    code, _, _ = command(shop.home, "sessionize", "--site", shop.file, "--date", "2026-03-01")
+    assert code == 0
+
+
+def test_a_lock_is_let_go_when_the_step_ends_or_fails(copy_shop):
+    shop = copy_shop()
+    held = []  # kept, so that only `with` can have let go
+    for _ in range(2):
+        held.append(nightjar.lock(shop.site, "ingest", shop.days[0]))
+        with held[-1]:
+            pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux is asked")
+def test_a_command_dies_with_its_parent_when_asked_to():
+    child = "import os, time, nightjar; nightjar.die_with_parent(); print(os.getpid(), flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    environment = os.environ | {"NIGHTJAR_DIE_WITH_PARENT": "1"}
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment, cwd=HERE)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    for _ in range(50):
+        if not is_running(pid):
+            return
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the child outlived its parent")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# Asking for lists
+
+
+@pytest.fixture
+def known(popular_shop):
+    """Three items that the serving model knows."""
+    from training.tracking import Tracking
+
+    tracking = Tracking(popular_shop.site)
+    return tracking.load(tracking.by_alias("serving")).vocabulary.item_ids()[1:4].to_list()
+
+
+def test_recommend_scores_raw_items_and_counts_unknown_ones(command, popular_shop, known):
+    odd = ['a,"b', "c'd", "[e]"]
+    items = [argument for item in (*odd, *known) for argument in ("--item", item)]
+    code, out, err = command(
+        popular_shop.home, "recommend", "--site", popular_shop.file, "--top", "3", "--json", *items
+    )
+    assert code == 0, err
+    answer = json.loads(out)
+    assert (answer["source"], answer["num_items"], answer["num_unknown"]) == ("model", 6, 3)
+    assert answer["model_version"] == 2
+    assert [item["rank"] for item in answer["items"]] == [1, 2, 3]
+    assert all(item["title"] and item["category"] for item in answer["items"])
+
+
+def test_recommend_as_a_table(command, popular_shop, known):
+    code, out, _ = command(
+        popular_shop.home, "recommend", "--site", popular_shop.file, "--top", "2", "--item", known[0]
+    )
+    assert code == 0
+    told, heads, *rows = out.splitlines()
+    assert told == "model version 2; 0 of 1 items are unknown"
+    assert heads.split() == ["rank", "item_id", "score", "title", "category"]
+    assert [row.split()[0] for row in rows] == ["1", "2"]
+
+
+def test_recommend_says_when_it_falls_back_to_popular_items(command, popular_shop):
+    site = ["recommend", "--site", popular_shop.file, "--top", "2", "--item", "never, seen"]
+    code, out, _ = command(popular_shop.home, *site, "--json")
+    assert code == 0
+    answer = json.loads(out)
+    assert (answer["source"], answer["num_unknown"], len(answer["items"])) == ("popular", 1, 2)
+    _, out, _ = command(popular_shop.home, *site)
+    assert out.startswith("popular items, because 1 of 1 items are unknown")
+
+
+def test_recommend_reads_sessions_of_a_file(command, popular_shop, known, tmp_path):
+    file = tmp_path / "sessions.jsonl"
+    file.write_text(f'{json.dumps(known)}\n\n{json.dumps({"item_ids": [known[0], "a,b"]})}\n["x"]\n')
+    code, out, _ = command(popular_shop.home, "recommend", "--site", popular_shop.file, "--items-from", file, "--json")
+    assert code == 0
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [(a["source"], a["num_items"], a["num_unknown"]) for a in answers] == [
+        ("model", 3, 0),
+        ("model", 2, 1),
+        ("popular", 1, 1),
+    ]
+
+
+@pytest.mark.parametrize("line", ["{", '"a"', "7", '{"items": ["a"]}', "[[1]]", "null"])
+def test_a_line_that_is_no_session_is_named(command, popular_shop, tmp_path, line):
+    file = tmp_path / "sessions.jsonl"
+    file.write_text(f'["a"]\n{line}\n')
+    code, out, err = command(popular_shop.home, "recommend", "--site", popular_shop.file, "--items-from", file)
+    assert (code, out) == (2, "")
+    assert f"{file}, line 2: " in one_sentence(err)
+
+
+def test_recommend_without_a_session_or_with_a_missing_file(command, popular_shop, tmp_path):
+    code, _, err = command(popular_shop.home, "recommend", "--site", popular_shop.file)
+    assert (code, "give a session" in one_sentence(err)) == (2, True)
+    code, _, err = command(
+        popular_shop.home, "recommend", "--site", popular_shop.file, "--items-from", tmp_path / "none"
+    )
+    assert (code, f"cannot read {tmp_path}/none" in one_sentence(err)) == (2, True)
+
+
+def test_recommend_before_the_first_night(command, copy_shop):
+    shop = copy_shop()
+    code, _, err = command(shop.home, "recommend", "--site", shop.file, "--item", "a")
+    assert code == 2
+    assert "neither a serving model nor popular items yet. Run a night first" in one_sentence(err)
+
+
+def test_read_a_users_lists(command, popular_shop):
+    from serving_export.tables import RECOMMENDATIONS
+
+    user = popular_shop.store.scan(RECOMMENDATIONS).select("user_id").collect()["user_id"][0]
+    code, out, _ = command(popular_shop.home, "read", "--site", popular_shop.file, "--user", user, "--json")
+    assert code == 0
+    answer = json.loads(out)
+    assert (answer["user_id"], answer["data_through"], len(answer["items"])) == (user, "2026-03-04", 10)
+    assert {"model_version", "run_id", "generated_at", "valid_until", "is_expired"} <= set(answer)
+    _, out, _ = command(popular_shop.home, "read", "--site", popular_shop.file, "--user", user)
+    told, heads, *rows = out.splitlines()
+    assert "by model version 2, data through 2026-03-04, valid until 2026-03-06" in told
+    assert heads.split()[:4] == ["channel", "rank", "item_id", "score"]
+    assert len(rows) == 10
+
+
+def test_read_a_user_nobody_knows(command, popular_shop):
+    code, out, _ = command(popular_shop.home, "read", "--site", popular_shop.file, "--user", "no,'body")
+    assert code == 0
+    assert out.startswith('"no,\'body" has no list')
+    code, out, _ = command(popular_shop.home, "read", "--site", popular_shop.file, "--user", "nobody", "--json")
+    assert json.loads(out)["items"] == []
+
+
+def test_read_before_the_first_export(command, copy_shop):
+    shop = copy_shop()
+    code, _, err = command(shop.home, "read", "--site", shop.file, "--user", "u")
+    assert code == 2
+    assert "nothing was exported" in one_sentence(err)
+
+
+@pytest.mark.parametrize("question", [("read", "--user", "u"), ("recommend", "--item", "i")])
+def test_asking_where_nothing_is_says_so_and_makes_no_store(command, raw_shop, tmp_path, question):
+    name, *options = question
+    code, out, error = command(tmp_path / "elsewhere", name, "--site", raw_shop.file, *options)
+    assert (code, out) == (2, "")
+    assert "there is no store at" in error
+    assert str(tmp_path / "elsewhere") in error
+    assert not (tmp_path / "elsewhere" / "store").exists()

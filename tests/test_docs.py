@@ -1,0 +1,53 @@
+"""The pages say what the code does: tables, columns, reasons and commands are all named."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from features.tables import SEQUENCES, VOCABULARY
+from pipeline import tables
+from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
+
+ROOT = Path(__file__).parent.parent
+DECLARED = [
+    tables.SITE,
+    tables.FILES,
+    tables.DAYS,
+    tables.REJECTED,
+    tables.ITEMS,
+    tables.events_table([]),
+    tables.sessions_table([]),
+    VOCABULARY,
+    SEQUENCES,
+    RECOMMENDATIONS,
+    POPULAR_ITEMS,
+]
+
+
+@pytest.mark.parametrize("table", DECLARED, ids=lambda table: table.name)
+def test_every_table_and_column_is_described(table):
+    text = (ROOT / "docs" / "tables.md").read_text()
+    start = text.index(f"**`{table.name}`**")
+    end = text.find("\n**`", start + 1)
+    described = text[start : end if end > 0 else None]
+    assert [name for name in table.columns if not re.search(rf"\b{name}\b", described)] == []
+
+
+def test_every_reason_to_reject_is_described():
+    source = (ROOT / "pipeline" / "normalise.py").read_text()
+    told = (ROOT / "docs" / "tables.md").read_text()
+    reasons = [*re.findall(r'"(\w+)": pl\.col', source), *re.findall(r'rules\["(\w+)"\]', source), "bot"]
+    assert len(reasons) == 8
+    assert [reason for reason in reasons if f"| {reason} |" not in told] == []
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
+    broken = [
+        (page.name, link)
+        for page in pages
+        for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+    assert broken == []

@@ -1,0 +1,84 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from features.sequences import Sequences
+from training.batch import all_batches, gather, plan_batches
+
+SEQUENCES = Sequences(
+    np.array([1, 2, 3, 4, 5, 6, 7]),
+    np.array([0, 3, 4, 4, 7]),
+    np.arange(7) * 10,
+    pl.Series(["a", "b", "c", "d"]),
+)
+
+
+def test_a_batch_holds_the_chosen_sessions_in_the_chosen_order():
+    batch = gather(SEQUENCES, np.array([3, 0]))
+    assert batch.item_codes.tolist() == [5, 6, 7, 1, 2, 3]
+    assert batch.offsets.tolist() == [0, 3, 6]
+    assert batch.occurred_at.tolist() == [40, 50, 60, 0, 10, 20]
+    assert batch.as_of == 60
+
+
+def test_targets_never_cross_a_sessions_border():
+    batch = gather(SEQUENCES, np.array([0, 1, 2, 3]))
+    assert batch.target_mask.tolist() == [True, True, False, False, True, True, False]
+    assert batch.targets().tolist() == [2, 3, 6, 7]
+    assert batch.lengths.tolist() == [3, 1, 0, 3]
+
+
+def test_empty_sessions_at_either_end_take_no_targets():
+    ends = Sequences(np.array([8, 9]), np.array([0, 0, 2, 2]), np.arange(2), pl.Series(["a", "b", "c"]))
+    batch = gather(ends, np.arange(3))
+    assert batch.target_mask.tolist() == [True, False]
+    assert batch.targets().tolist() == [9]
+
+
+def test_moving_a_batch_keeps_all_of_it():
+    batch = gather(SEQUENCES, np.array([0]))
+    moved = batch.to("cpu")
+    assert moved.item_codes.tolist() == batch.item_codes.tolist()
+    assert moved.target_mask.tolist() == batch.target_mask.tolist()
+    assert moved.user_offsets is None
+
+
+@pytest.mark.parametrize("order", ["chronological", "shuffled"])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("num_sessions", [3, 8, 9, 10, 13, 25])
+def test_every_session_comes_once_and_every_rank_has_equal_steps(order, world_size, batch_size, num_sessions):
+    plans = [
+        plan_batches(num_sessions, batch_size, order, seed=1, epoch=2, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    assert len({len(plan) for plan in plans}) == 1
+    batches = [part for plan in plans for part in plan]
+    assert sorted(np.concatenate(batches).tolist()) == list(range(num_sessions))
+    assert all(1 <= len(part) <= batch_size + 1 for part in batches)
+
+
+def test_one_rank_fills_every_batch_but_the_last():
+    sizes = [len(part) for part in plan_batches(10, 4, "chronological", seed=1, epoch=0)]
+    assert sizes == [4, 4, 2]
+
+
+def test_a_plan_is_a_function_of_seed_and_epoch():
+    def plan(seed: int, epoch: int) -> list[list[int]]:
+        return [part.tolist() for part in plan_batches(20, 6, "shuffled", seed=seed, epoch=epoch)]
+
+    assert plan(1, 0) == plan(1, 0)
+    assert plan(1, 0) != plan(1, 1)
+    assert plan(1, 0) != plan(2, 0)
+
+
+def test_chronological_order_is_the_order_of_sessions():
+    parts = plan_batches(7, 3, "chronological", seed=9, epoch=9)
+    assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_no_sessions_make_no_batches_and_too_few_for_the_devices_are_refused():
+    assert plan_batches(0, 4, "shuffled", seed=1, epoch=0) == []
+    assert list(all_batches(SEQUENCES.at_least(9), 4)) == []
+    with pytest.raises(ValueError, match="2 sessions cannot keep 3 devices busy"):
+        plan_batches(2, 4, "shuffled", seed=1, epoch=0, rank=0, world_size=3)

@@ -1,0 +1,232 @@
+import math
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from features.sequences import Sequences
+from training.batch import gather
+from training.evaluation import (
+    MISS,
+    Outcomes,
+    evaluate_lists,
+    evaluate_next,
+    merge,
+    paired_difference,
+    rank_targets,
+)
+from training.measure import measure_bundle
+from training.models.base import TopItems
+
+NO_SEEN = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
+
+
+def one_pair(target: int):
+    codes = np.array([1, target])
+    return gather(Sequences(codes, np.array([0, 2]), np.arange(2), pl.Series(["v"])), np.array([0]))
+
+
+def rank(codes: list[int], scores: list[float], target: int, ties: int = 0) -> int:
+    top = TopItems(torch.tensor([codes] * 2), torch.tensor([scores] * 2), torch.tensor([ties] * 2))
+    return int(rank_targets(top, one_pair(target))[0])
+
+
+def test_the_rank_is_the_place_in_the_list():
+    assert rank([4, 2, 3], [0.9, 0.5, 0.1], target=2) == 2
+    assert rank([4, 2, 3], [0.9, 0.5, 0.1], target=5) == MISS
+
+
+def test_ties_count_against_us():
+    assert rank([4, 2, 3], [0.9, 0.9, 0.1], target=4) == 2
+    assert rank([4, 2, 3, 5], [0.9, 0.5, 0.5, 0.1], target=2) == 3
+
+
+def test_ties_beyond_the_cut_count_too():
+    assert rank([4, 2, 3], [0.9, 0.8, 0.5], target=3, ties=0) == 3
+    assert rank([4, 2, 3], [0.9, 0.8, 0.5], target=3, ties=1) == MISS
+    assert rank([4, 2, 3], [0.9, 0.8, 0.5], target=2, ties=1) == 2, "only who ties with the last is concerned"
+
+
+def test_a_score_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="no number"):
+        rank([4, 2, 3], [float("nan"), 0.5, 0.1], target=2)
+
+
+# a follows nothing; after a comes b, then c; after b comes c, then a; after c all tie
+SCORES = [
+    [0, 0, 0, 0],
+    [0, 1, 3, 2],
+    [0, 2, 1, 3],
+    [0, 5, 5, 5],
+]
+
+
+def test_both_protocols_on_rows_one_can_check_by_eye(scripted, sessions_of):
+    sessions = sessions_of(
+        [
+            ["a", "b", "c"],  # rank 1, rank 1
+            ["a", "?", "c"],  # unknown item: a miss; then c after a: rank 2
+            ["?", "b", "a"],  # nothing known before b: a miss; a after b: rank 2
+            ["c", "b"],  # everything ties: rank 3
+            ["a"],  # no target
+            ["?", "?"],  # a miss
+        ],
+        ["u", "u", "v", "w", "x", "y"],
+    )
+    outcomes = evaluate_next(scripted(SCORES), sessions, (1, 2, 3))
+    means = outcomes.means()
+    assert means["all/num_targets"] == 8
+    assert means["warm/num_targets"] == 5
+    assert means["all/cold_share"] == 2 / 8
+    assert means["all/next_recall_at_1"] == 2 / 8
+    assert means["all/next_recall_at_2"] == 4 / 8
+    assert means["all/next_recall_at_3"] == 5 / 8
+    assert means["all/next_mrr_at_2"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 2) / 8)
+    assert means["all/next_ndcg_at_3"] == pytest.approx((2 + 2 / math.log2(3) + 1 / 2) / 8)
+    assert means["warm/next_recall_at_1"] == 2 / 5
+    assert means["warm/next_mrr_at_3"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 2 + 1 / 3) / 5)
+    assert set(outcomes.rows["visitor"]) == {"u", "v", "w", "y"}
+
+
+def plain_metrics(sessions: list[list[str]], scores: list[list[float]], k: int, protocol: str) -> list[float]:
+    """Recall, MRR and NDCG without any trick."""
+    known = [chr(ord("a") + n) for n in range(len(scores) - 1)]
+    found = []
+    for session in sessions:
+        if protocol == "warm":
+            session = [item for item in session if item in known]
+        for place in range(1, len(session)):
+            before = [item for item in session[:place] if item in known]
+            if session[place] not in known or not before:
+                found.append((0.0, 0.0, 0.0))
+                continue
+            row = scores[known.index(before[-1]) + 1]
+            target = row[known.index(session[place]) + 1]
+            position = sum(score >= target for score in row[1:])
+            hit = position <= k
+            found.append((float(hit), hit / position, hit / math.log2(position + 1)))
+    return np.array(found).mean(axis=0).tolist()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_metrics_equal_a_slow_reference_on_random_sessions_with_many_ties(seed, scripted, sessions_of):
+    random = np.random.default_rng(seed)
+    num_items = int(random.integers(3, 12))
+    scores = random.integers(0, 4, (num_items + 1, num_items + 1)).tolist()
+    alphabet = [chr(ord("a") + n) for n in range(num_items + 2)]  # two of them unknown
+    sessions = [random.choice(alphabet, random.integers(1, 8)).tolist() for _ in range(60)]
+    visitors = [f"v{random.integers(20)}" for _ in sessions]
+    means = evaluate_next(scripted(scores), sessions_of(sessions, visitors), (1, 3, 5)).means()
+    for protocol in ("all", "warm"):
+        for k in (1, 3, 5):
+            ours = [means[f"{protocol}/next_{name}_at_{k}"] for name in ("recall", "mrr", "ndcg")]
+            assert ours == pytest.approx(plain_metrics(sessions, scores, k, protocol)), (protocol, k)
+
+
+def test_a_day_without_targets_has_no_metrics(scripted, sessions_of):
+    for sessions in ([], [["a"], ["b"]]):
+        outcomes = evaluate_next(scripted(SCORES), sessions_of(sessions), (1,))
+        assert outcomes.means() == {}
+        assert outcomes.intervals() == {}
+
+
+def test_lists_are_held_against_all_that_a_user_did(scripted):
+    now = pl.datetime(2026, 3, 1, time_zone="UTC", time_unit="us")
+    histories = pl.DataFrame({"user_id": ["u", "v", "w"], "item_ids": [["b", "a"], ["?"], ["a"]]}).with_columns(
+        last_at=now
+    )
+    truths = pl.DataFrame(
+        {
+            "user_id": ["u", "u", "u", "v", "new"],
+            "item_id": ["b", "c", "?", "a", "a"],
+        }
+    )
+    outcomes = evaluate_lists(scripted(SCORES), histories, NO_SEEN, truths, (1, 2))
+    # u's list: b, c, a. v has no known item: zero. w did nothing on the day, new had no history: neither counts
+    assert sorted(outcomes.rows["visitor"]) == ["u", "v"]
+    means = outcomes.means()
+    assert means["list/num_targets"] == 2
+    assert means["list/any_recall_at_1"] == pytest.approx((1 / 3 + 0) / 2)
+    assert means["list/any_recall_at_2"] == pytest.approx((2 / 3 + 0) / 2)
+    seen = pl.DataFrame({"user_id": ["u", "w"], "item_id": ["b", "c"]})
+    without_b = evaluate_lists(scripted(SCORES), histories, seen, truths, (1,)).means()
+    assert without_b["list/any_recall_at_1"] == pytest.approx((1 / 3 + 0) / 2), "c moves up to the place of b"
+
+
+def random_outcomes(num_visitors: int, seed: int, recall: float = 0.3) -> Outcomes:
+    random = np.random.default_rng(seed)
+    num_targets = random.integers(1, 6, num_visitors)
+    rows = pl.DataFrame(
+        {
+            "visitor": [f"v{n}" for n in range(num_visitors)],
+            "num_targets": num_targets,
+            "num_cold": np.zeros(num_visitors, dtype=np.int64),
+            "next_recall_at_20": random.binomial(num_targets, recall).astype(float),
+            "protocol": "all",
+        }
+    )
+    return Outcomes(rows, ("next_recall_at_20",))
+
+
+def test_intervals_hold_the_mean_and_shrink_with_data():
+    widths = []
+    for num_visitors in (50, 5000):
+        outcomes = random_outcomes(num_visitors, seed=1)
+        low, high = outcomes.intervals()["all/next_recall_at_20"]
+        assert low < outcomes.means()["all/next_recall_at_20"] < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 5
+
+
+def test_intervals_do_not_depend_on_the_order_of_visitors():
+    outcomes = random_outcomes(200, seed=2)
+    assert Outcomes(outcomes.rows.reverse(), outcomes.metrics).intervals() == outcomes.intervals()
+
+
+def test_a_model_does_not_differ_from_itself():
+    outcomes = random_outcomes(300, seed=3)
+    shuffled = Outcomes(outcomes.rows.sample(fraction=1, shuffle=True, seed=1), outcomes.metrics)
+    assert paired_difference(outcomes, shuffled, "all/next_recall_at_20") == (0, 0, 0)
+
+
+def test_pairs_tell_a_small_steady_difference():
+    worse = random_outcomes(2000, seed=4)
+    better = Outcomes(
+        worse.rows.with_columns(pl.col("next_recall_at_20") + 0.02 * pl.col("num_targets")), worse.metrics
+    )
+    difference, low, high = paired_difference(better, worse, "all/next_recall_at_20")
+    assert (difference, low, high) == pytest.approx((0.02, 0.02, 0.02))
+    low, high = worse.intervals()["all/next_recall_at_20"]
+    assert high - low > 0.02, "unpaired, the difference would drown"
+
+
+def test_a_visitor_that_only_one_model_could_be_measured_on_counts_for_that_one():
+    rows = random_outcomes(4, seed=5).rows
+    one, other = (Outcomes(part, ("next_recall_at_20",)) for part in (rows, rows.head(3)))
+    difference, _, _ = paired_difference(one, other, "all/next_recall_at_20")
+    assert difference == pytest.approx(one.means()["all/next_recall_at_20"] - other.means()["all/next_recall_at_20"])
+
+
+def test_merged_protocols_keep_their_own_metrics(scripted, sessions_of):
+    ours = evaluate_next(scripted(SCORES), sessions_of([["a", "b", "c"]], ["u"]), (1,))
+    lists = Outcomes(
+        pl.DataFrame(
+            {"visitor": ["u"], "num_targets": [1], "num_cold": [0], "any_recall_at_1": [0.5], "protocol": "list"}
+        ),
+        ("any_recall_at_1",),
+    )
+    means = merge([ours, lists]).means()
+    assert means["list/any_recall_at_1"] == 0.5
+    assert means["all/next_recall_at_1"] == 1
+    assert not {"list/next_recall_at_1", "all/any_recall_at_1"} & set(means)
+
+
+def test_a_model_that_has_seen_the_day_is_not_tested_on_it(scripted, loaded_shop):
+    bundle = scripted(SCORES)
+    with pytest.raises(ValueError, match="seen 2026-03-01 cannot be tested on 2026-03-01"):
+        measure_bundle(loaded_shop.site, loaded_shop.store, bundle, bundle.data_through)
+    means = measure_bundle(loaded_shop.site, loaded_shop.store, bundle, bundle.data_through + timedelta(days=1)).means()
+    assert means["all/cold_share"] == 1, "this bundle knows no item of the shop"
+    assert means["all/next_recall_at_20"] == means["list/any_recall_at_20"] == 0

@@ -1,0 +1,75 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from training.lists import encode_histories, fill_lists
+from training.score import count_unknown, score_sessions
+
+SCORES = [[0] * 6, [0, 5, 4, 3, 2, 1], [0, 1, 2, 3, 4, 5], [0] * 6, [0] * 6, [0] * 6]
+NOW = pl.datetime(2026, 3, 1, time_zone="UTC", time_unit="us")
+
+
+def histories(**items: list[str]) -> pl.DataFrame:
+    frame = pl.DataFrame({"user_id": list(items), "item_ids": list(items.values())})
+    return frame.with_columns(last_at=NOW)
+
+
+def lists(bundle, told: pl.DataFrame, seen: dict[str, list[str]], n: int) -> dict[str, list[str]]:
+    pairs = pl.DataFrame(
+        {"user_id": list(seen), "item_id": list(seen.values())}, schema_overrides={"item_id": pl.List(pl.String)}
+    ).explode("item_id")
+    if pairs.is_empty():
+        pairs = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
+    rows = pl.concat(fill_lists(bundle.recommender, 0, bundle.vocabulary, told, pairs, n))
+    ids = bundle.vocabulary.item_ids()
+    found = {}
+    for (user,), part in rows.group_by("user_id"):
+        assert part["rank"].to_list() == list(range(1, part.height + 1))
+        found[user] = [ids[code] for code in part["item_code"]]
+    return found
+
+
+def test_a_list_follows_the_last_known_item(scripted):
+    told = histories(u=["b", "a"], v=["a", "b", "?"], w=["?"])
+    assert lists(scripted(SCORES), told, {}, 2) == {"u": ["a", "b"], "v": ["e", "d"]}
+
+
+def test_seen_items_are_left_out_and_the_list_is_as_long(scripted):
+    told = histories(u=["a"], v=["a"], w=["b"])
+    found = lists(scripted(SCORES), told, {"u": ["a", "c"], "w": ["e", "?"]}, 3)
+    assert found == {"u": ["b", "d", "e"], "v": ["a", "b", "c"], "w": ["d", "c", "b"]}
+
+
+def test_a_list_ends_where_the_items_end(scripted):
+    assert lists(scripted(SCORES), histories(u=["a"]), {"u": ["a", "b", "c"]}, 10) == {"u": ["d", "e"]}
+    assert lists(scripted(SCORES), histories(u=["a"]), {"u": list("abcde")}, 10) == {}
+
+
+def test_nobody_gets_no_lists(scripted):
+    bundle = scripted(SCORES)
+    empty = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
+    assert list(fill_lists(bundle.recommender, 0, bundle.vocabulary, histories(w=["?"]), empty, 3)) == []
+
+
+def test_histories_become_sessions_of_known_items(scripted):
+    sequences, users = encode_histories(histories(u=["b", "?", "a"], v=["?"], w=["e"]), scripted(SCORES).vocabulary)
+    assert users.to_list() == ["u", "w"]
+    assert sequences.item_codes.tolist() == [2, 1, 5]
+    assert sequences.offsets.tolist() == [0, 2, 3]
+    assert sequences.occurred_at.dtype == np.int64
+
+
+def test_sessions_of_raw_ids_are_scored(scripted):
+    bundle = scripted(SCORES)
+    found = score_sessions(bundle, [["b", "a"], ["?"], [], ["a", "?", "b"]], 2)
+    assert found == [(["a", "b"], [5.0, 4.0]), ([], []), ([], []), (["e", "d"], [5.0, 4.0])]
+    assert count_unknown(bundle, ["a", "?", "?", "b"]) == 2
+    assert score_sessions(bundle, [], 2) == []
+    assert score_sessions(bundle, [["?"]], 2) == [([], [])]
+
+
+@pytest.mark.parametrize("top", [5, 50])
+def test_asking_for_more_than_there_is_gives_all(scripted, top):
+    (ids, scores), *_ = score_sessions(scripted(SCORES), [["a"]], top)
+    assert ids == list("abcde")
+    assert scores == [5, 4, 3, 2, 1]

@@ -1,0 +1,1 @@
+"""Sequences in, tracked models out."""

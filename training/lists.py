@@ -1,0 +1,71 @@
+"""Fill lists: the best n items after each user's last events, without those the user has seen.
+
+Only seen items are fetched beyond n, so with m of them filtered, n come back whenever n exist.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+import torch
+
+from features.sequences import Sequences
+from features.vocabulary import Vocabulary
+from training.batch import gather
+from training.models.base import Recommender
+
+USERS_AT_ONCE = 1024
+
+
+def encode_histories(histories: pl.DataFrame, vocabulary: Vocabulary) -> tuple[Sequences, pl.Series]:
+    """Each user's last items (`user_id`, list `item_ids`) as a session of known items; users with none are left out.
+
+    Returns the sequences and the user of each.
+    """
+    events = vocabulary.encode(histories.select("user_id", "last_at", item_id="item_ids").explode("item_id"))
+    known = events.filter(pl.col("item_code") > 0)
+    users = known.group_by("user_id", maintain_order=True).agg(pl.len())
+    offsets = np.concatenate([[0], users["len"].cast(pl.Int64).to_numpy().cumsum()])
+    happened = known["last_at"].dt.epoch("us").to_numpy()
+    return Sequences(known["item_code"].to_numpy(), offsets, happened, users["user_id"]), users["user_id"]
+
+
+def fill_lists(
+    recommender: Recommender, as_of: int, vocabulary: Vocabulary, histories: pl.DataFrame, seen: pl.DataFrame, n: int
+) -> Iterator[pl.DataFrame]:
+    """Lists of up to `n` unseen items, a frame of users at a time: user_id, rank (from 1), item_code, score.
+
+    `seen` holds `user_id`, `item_id` pairs to leave out. Users without any known item get no rows.
+    """
+    sequences, users = encode_histories(histories, vocabulary)
+    seen_codes = vocabulary.encode(seen).filter(pl.col("item_code") > 0).select("user_id", "item_code")
+    num_seen = (
+        users.to_frame("user_id")
+        .join(seen_codes.group_by("user_id").agg(pl.len()), on="user_id", how="left", maintain_order="left")["len"]
+        .fill_null(0)
+    )
+    by_num_seen = (
+        num_seen.arg_sort().to_numpy().astype(np.int64)
+    )  # users who need as long a search are searched together
+    for start in range(0, len(by_num_seen), USERS_AT_ONCE):
+        chosen = by_num_seen[start : start + USERS_AT_ONCE]
+        wanted = n + int(num_seen[int(chosen[-1])])
+        top = recommender.recommend_last(gather(sequences, chosen), wanted, as_of)
+        yield unseen_only(top.codes_RN, top.scores_RN, users.gather(chosen), seen_codes, n)
+
+
+def unseen_only(
+    codes_RN: torch.Tensor, scores_RN: torch.Tensor, users: pl.Series, seen: pl.DataFrame, n: int
+) -> pl.DataFrame:
+    """Search results as rows, seen items taken out, ranked anew."""
+    rows = pl.DataFrame(
+        {
+            "user_id": np.repeat(users.to_numpy(), codes_RN.shape[1]),
+            "item_code": codes_RN.numpy().ravel(),
+            "score": scores_RN.numpy().ravel().astype(np.float64),
+        },
+        schema_overrides={"user_id": pl.String},
+    )
+    kept = rows.join(seen, on=["user_id", "item_code"], how="anti", maintain_order="left")
+    ranked = kept.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("user_id"))
+    return ranked.filter(pl.col("rank") <= n).select("user_id", "rank", "item_code", "score")

@@ -1,0 +1,166 @@
+"""Choose the night's best version and let it become champion if it beats the one that stands.
+
+Reads   the night's versions, the champion (its newest refit that has not seen the day), `sessions` of the day
+Writes  the alias `champion`, or the reason why it stayed; all metrics beside each other in the night's run
+
+The challenger is chosen on one half of the day's visitors and gated on the other half, so that the best of many
+is not judged by the luck that made it the best. The gate compares pairs: the same visitors under both models.
+"""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import polars as pl
+from mlflow.entities.model_registry import ModelVersion
+
+from pipeline.dates import ONE_DAY
+from pipeline.errors import ConfigurationError
+from pipeline.ids import sha256
+from pipeline.publish import Store
+from pipeline.terminal import log
+from training.evaluation import Outcomes, paired_difference
+from training.measure import measure_bundle
+from training.report import comparison_text, main_headings
+from training.settings import TrainingSite
+from training.tracking import Tracking, data_through, newest, number
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version and what it did on the day."""
+
+    label: str
+    version: ModelVersion
+    outcomes: Outcomes
+
+
+def promote(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
+    """Compare, choose, gate; return the verdict and a table of metrics."""
+    tracking = Tracking(site)
+    versions = tracking.versions()
+    challengers = newest_by_recipe(versions, night, list(site.training.recipes))
+    if not challengers:
+        raise ConfigurationError(
+            f"{site.name}: no version was trained for {night}. Run `nightjar train` for that day first"
+        )
+    before = champion_before(tracking.champion(), versions, night)
+    candidates = [measure(site, store, tracking, v.tags["recipe"], v, night) for v in challengers]
+    standing = (
+        measure(site, store, tracking, "champion", newest_state(before, versions, night), night) if before else None
+    )
+    choice, gate = halves(candidates[0].outcomes)
+    metric = site.training.champion_metric
+    best = max(candidates, key=lambda c: c.outcomes.of_visitors(choice).means().get(metric, 0.0))
+    verdict = judge(best, standing, gate, metric)
+    mark(tracking, best.version if verdict["promoted"] else None, night)
+    verdict |= move_alias(tracking, verdict, best.version, before, night)
+    log.info("%s", verdict["reason"])
+    metrics = best.outcomes.means()
+    table = comparison(candidates + ([standing] if standing else []))
+    run_id = tracking.night_run(night).info.run_id
+    text = comparison_text(table, main_headings(max(site.training.metric_ks)))
+    log.info("%s", text)
+    tracking.client.log_text(run_id, text, "comparison.txt")
+    tracking.log_metrics(run_id, metrics)
+    for name, value in verdict.items():
+        tracking.client.set_tag(run_id, f"gate.{name}", "" if value is None else str(value))
+    return {
+        "run_id": run_id,
+        "model_version": number(best.version),
+        "challenger": best.label,
+        **verdict,
+        "metrics": metrics,
+        "comparison": table,
+    }
+
+
+def newest_by_recipe(versions: list[ModelVersion], night: date, recipes: list[str]) -> list[ModelVersion]:
+    """The night's trained versions, the newest of each recipe and seed; in the order of the site file's recipes."""
+    trained = [v for v in versions if v.tags["kind"] == "train" and v.tags.get("night") == str(night)]
+    found: dict[tuple[str, str], ModelVersion] = {}
+    for version in trained:  # newest first
+        found.setdefault((version.tags["recipe"], version.tags.get("seed", "")), version)
+    place = {recipe: n for n, recipe in enumerate(recipes)}
+    return [found[key] for key in sorted(found, key=lambda key: (place.get(key[0], len(place)), key))]
+
+
+def champion_before(champion: ModelVersion | None, versions: list[ModelVersion], night: date) -> ModelVersion | None:
+    """The champion before the night: what the alias names, or for a night that is run again what it named then."""
+    if champion is not None and data_through(champion) < night - ONE_DAY:
+        return champion
+    return newest(v for v in versions if v.tags.get("promoted") and data_through(v) < night - ONE_DAY)
+
+
+def newest_state(champion: ModelVersion, versions: list[ModelVersion], night: date) -> ModelVersion:
+    """A champion as it went on: its newest refit that has not seen the night's day, else the champion itself."""
+    refits = [v for v in versions if v.tags.get("parent_version") == str(champion.version) and data_through(v) < night]
+    return newest([champion, *refits]) or champion
+
+
+def mark(tracking: Tracking, winner: ModelVersion | None, night: date) -> None:
+    """Tag the night's winner as `promoted`, and no other version of the night: an earlier run may have."""
+    name, client = tracking.site.name, tracking.client
+    if winner is not None:
+        client.set_model_version_tag(name, str(winner.version), "promoted", str(night))
+    for version in tracking.versions():
+        is_winner = winner is not None and number(version) == number(winner)
+        if version.tags.get("promoted") == str(night) and not is_winner:
+            client.delete_model_version_tag(name, str(version.version), "promoted")
+
+
+def move_alias(
+    tracking: Tracking, verdict: dict[str, Any], winner: ModelVersion, before: ModelVersion | None, night: date
+) -> dict[str, Any]:
+    """Point `champion` at who won the night; what that changes in the verdict. Old nights leave newer champions."""
+    named = tracking.champion()
+    if named is not None and data_through(named) > night - ONE_DAY:
+        stays = f"the alias stays with version {number(named)}, trained through {data_through(named)}: a later night's"
+        return {"promoted": False, "reason": f"{verdict['reason']}; {stays}"}
+    champion = winner if verdict["promoted"] else before
+    if champion is not None:
+        tracking.set_alias("champion", number(champion))
+    return {}
+
+
+def measure(
+    site: TrainingSite, store: Store, tracking: Tracking, label: str, version: ModelVersion, night: date
+) -> Candidate:
+    """Test a version on the day."""
+    return Candidate(label, version, measure_bundle(site, store, tracking.load(version), night))
+
+
+def halves(outcomes: Outcomes) -> tuple[pl.Series, pl.Series]:
+    """The day's visitors in two halves, by a hash that has nothing to do with buckets."""
+    visitors = outcomes.rows.select(pl.col("visitor").unique().sort())
+    is_first = sha256(pl.concat_str([pl.lit("gate:"), pl.col("visitor")])).str.slice(0, 1).is_in(list("01234567"))
+    marked = visitors.with_columns(is_first=is_first)
+    return marked.filter("is_first")["visitor"], marked.filter(~pl.col("is_first"))["visitor"]
+
+
+def judge(best: Candidate, standing: Candidate | None, gate: pl.Series, metric: str) -> dict[str, Any]:
+    """Whether the challenger takes over, and the sentence that says why."""
+    ours = best.outcomes.of_visitors(gate)
+    name = f"{best.label} (version {best.version.version})"
+    if standing is None:
+        value = ours.means().get(metric)
+        figure = f"{metric} {value:.4f}" if value is not None else f"nothing on the day to measure {metric} on"
+        reason = f"{name} is the first champion: {figure}"
+        return {"promoted": True, "reason": reason, "difference": None, "interval": None}
+    difference, low, high = paired_difference(ours, standing.outcomes.of_visitors(gate), metric)
+    num_visitors = ours.rows.filter(pl.col("protocol") == metric.split("/")[0]).height
+    figures = f"{metric} {difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, {num_visitors} visitors"
+    if difference > 0:
+        reason = f"{name} takes over from version {standing.version.version}: {figures}"
+    else:
+        reason = f"version {standing.version.version} stays champion; {name} is not better: {figures}"
+    return {"promoted": difference > 0, "reason": reason, "difference": difference, "interval": [low, high]}
+
+
+def comparison(candidates: list[Candidate]) -> list[dict[str, Any]]:
+    """A row a candidate: every metric and its interval."""
+    rows: list[dict[str, Any]] = []
+    for candidate in candidates:
+        row: dict[str, Any] = {"model": candidate.label, "version": number(candidate.version)}
+        rows.append(row | {"metrics": candidate.outcomes.means(), "intervals": candidate.outcomes.intervals()})
+    return rows

@@ -1,0 +1,184 @@
+"""Everything MLflow: the experiment of a site, the run of a night, versions, aliases and tags.
+
+One registered model a site. A version is found by its tags, never by its number: `recipe`, `night`, `data_through`,
+`kind` (train | refit), `parent_version`. The alias `champion` names the winner, `serving` what is exported.
+"""
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array
+
+from pipeline.errors import ConfigurationError, RetryableError
+from training.bundle import Bundle, load_bundle, save_bundle
+from training.settings import TrainingSite
+
+SERVED_MODEL = Path(__file__).parent / "served_model.py"
+REQUIREMENTS = ["nightjar[train]"]
+BUNDLE = "bundle"
+COMPLETE = "kind"  # the tag that is written last: a version without it was never finished
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(Array(DataType.string), "item_ids")]),
+    outputs=Schema([ColSpec(Array(DataType.string), "item_ids"), ColSpec(Array(DataType.double), "scores")]),
+    params=ParamSchema([ParamSpec("top", DataType.long, 20)]),
+)
+ADDRESS = "MLFLOW_TRACKING_URI"
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+
+
+def tracking_uri(home: Path) -> str:
+    """Where runs are kept: MLFLOW_TRACKING_URI, else a sqlite file under NIGHTJAR_HOME."""
+    return os.environ.get(ADDRESS) or f"sqlite:///{home.resolve() / 'mlflow.db'}"
+
+
+def use_tracking(uri: str) -> None:
+    """Point MLflow's own functions at an address; they also write it into the environment, which is the user's."""
+    told = os.environ.get(ADDRESS)
+    mlflow.set_tracking_uri(uri)
+    os.environ.pop(ADDRESS, None)
+    if told is not None:
+        os.environ[ADDRESS] = told
+
+
+class Tracking:
+    """A site's experiment and registered model."""
+
+    def __init__(self, site: TrainingSite) -> None:
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        for name in ("alembic", "mlflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", message=".*input example was not provided.*")
+        self.site = site
+        site.home.mkdir(parents=True, exist_ok=True)
+        use_tracking(tracking_uri(site.home))
+        self.client = MlflowClient()
+        self.experiment_id = self.find_experiment()
+
+    def find_experiment(self) -> str:
+        """The site's experiment, made at first use; two processes may try at once."""
+        found = self.client.get_experiment_by_name(self.site.name)
+        if found is not None:
+            return str(found.experiment_id)
+        is_local = tracking_uri(self.site.home).startswith("sqlite")
+        artifacts = f"file:{self.site.home.resolve() / 'mlartifacts' / self.site.name}" if is_local else None
+        try:
+            return str(self.client.create_experiment(self.site.name, artifact_location=artifacts))
+        except MlflowException:
+            return str(self.client.get_experiment_by_name(self.site.name).experiment_id)
+
+    def night_run(self, night: date) -> Run:
+        """The parent run of a night, made at first use."""
+        query = f"tags.night = '{night}' and tags.kind = 'night'"
+        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        if found:
+            return found[0]
+        tags = {"site": self.site.name, "night": str(night), "kind": "night", "purpose": "nightly"}
+        run = self.client.create_run(self.experiment_id, tags=tags, run_name=f"night {night}")
+        self.client.set_terminated(run.info.run_id)
+        return run
+
+    @contextmanager
+    def run(self, night: date, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+        """A run inside the night's run, by its id; marked as failed if what it is opened for raises."""
+        told = {"site": self.site.name, "night": str(night), "test_day": str(night), "purpose": "nightly"}
+        parent = {"mlflow.parentRunId": self.night_run(night).info.run_id}
+        run = self.client.create_run(self.experiment_id, tags=told | dict(tags) | parent, run_name=name)
+        try:
+            yield run.info.run_id
+        except BaseException:
+            self.client.set_terminated(run.info.run_id, "FAILED")
+            raise
+        self.client.set_terminated(run.info.run_id)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Numbers of a run, in one call."""
+        mlflow.log_metrics(dict(metrics), run_id=run_id, synchronous=True)
+
+    def register(self, bundle: Bundle, run_id: str, tags: Mapping[str, str]) -> int:
+        """Keep a bundle as a loadable model of a run and as a new version; return the version."""
+        with tempfile.TemporaryDirectory(prefix="nightjar-") as folder:
+            files = Path(folder) / BUNDLE
+            save_bundle(bundle, files)
+            with mlflow.start_run(run_id=run_id):
+                logged = mlflow.pyfunc.log_model(
+                    name="model",
+                    python_model=str(SERVED_MODEL),
+                    artifacts={BUNDLE: str(files)},
+                    signature=SIGNATURE,
+                    registered_model_name=self.site.name,
+                    pip_requirements=REQUIREMENTS,
+                )
+        version = int(logged.registered_model_version)
+        told = {"data_through": str(bundle.data_through), "recipe": bundle.recipe_name, **tags}
+        for name in sorted(told, key=lambda name: name == COMPLETE):
+            self.client.set_model_version_tag(self.site.name, str(version), name, told[name])
+        return version
+
+    def versions(self) -> list[ModelVersion]:
+        """All complete versions, newest first: those whose tags were all written."""
+        found: list[ModelVersion] = []
+        page = None
+        while page is None or page.token:
+            token = page.token if page else None
+            page = self.client.search_model_versions(f"name = '{self.site.name}'", max_results=1000, page_token=token)
+            found += page
+        whole = [version for version in found if COMPLETE in version.tags]
+        return sorted(whole, key=lambda version: int(version.version), reverse=True)
+
+    def champion(self) -> ModelVersion | None:
+        """The version with the alias `champion`; None before the first promotion."""
+        return self.by_alias("champion")
+
+    def by_alias(self, alias: str) -> ModelVersion | None:
+        """The version that an alias names; None if there is no such alias or no model yet."""
+        try:
+            return self.client.get_model_version_by_alias(self.site.name, alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise RetryableError(
+                f"cannot read the alias {alias!r} of {self.site.name} from {tracking_uri(self.site.home)}: {error}"
+            ) from error
+
+    def set_alias(self, alias: str, version: int) -> None:
+        """Point an alias at a version."""
+        self.client.set_registered_model_alias(self.site.name, alias, str(version))
+
+    def load(self, version: ModelVersion) -> Bundle:
+        """The bundle of a version."""
+        try:
+            folder = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
+        except (MlflowException, OSError) as error:
+            raise ConfigurationError(
+                f"cannot read the model {version.name} version {version.version}: {error}. Train again"
+            ) from error
+        return load_bundle(Path(folder) / "artifacts" / BUNDLE)
+
+
+def number(version: ModelVersion) -> int:
+    """A version's number; tracking servers write it as text."""
+    return int(version.version)
+
+
+def newest(versions: Iterable[ModelVersion]) -> ModelVersion | None:
+    """The version that has seen the latest day, of several the last one made; None of none."""
+    return max(versions, key=lambda version: (data_through(version), number(version)), default=None)
+
+
+def data_through(version: ModelVersion) -> date:
+    """The last day that a version has seen."""
+    return date.fromisoformat(version.tags["data_through"])
