@@ -237,9 +237,9 @@ def test_a_file_without_a_byte_holds_no_records(tmp_path, name):
     assert {"raw:u", "raw:i", "raw:t", "source_file", "record", "unparsable"} <= set(records.columns)
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b""), gzip.compress(b"\n\n"), gzip.compress(b"u,i,t\n")])
-def test_a_packed_nothing_blank_lines_or_a_header_alone_hold_no_records(tmp_path, content):
-    assert read(write(tmp_path, "a.csv.gz", content)).is_empty()
+@pytest.mark.parametrize("text", [b"", b"\n\n", b"u,i,t\n"])
+def test_a_packed_nothing_blank_lines_or_a_header_alone_hold_no_records(tmp_path, text):
+    assert read(write(tmp_path, "a.csv.gz", gzip.compress(text))).is_empty()
 
 
 def test_a_file_without_content_does_not_hide_its_neighbours(tmp_path):
