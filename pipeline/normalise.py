@@ -1,7 +1,8 @@
 """Give raw records their meaning: who, what, when; or the reason why not.
 
 A record that cannot be an event gets the first reason that holds:
-unparsable_row, missing_user, missing_item, bad_time, unknown_event_type, future_time, too_late.
+unparsable_row, the site's own rules (`source.exclude`), missing_user, missing_item, bad_time, unknown_event_type,
+future_time, too_late.
 """
 
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ import polars as pl
 
 from pipeline.ids import stable_id, user_bucket
 from pipeline.raw_log import RAW, raw_name
-from pipeline.settings import PipelineSite, Source
+from pipeline.settings import Exclusion, PipelineSite, Source
 
 MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
@@ -43,15 +44,19 @@ def normalise(records: pl.DataFrame, site: PipelineSite) -> tuple[pl.DataFrame, 
         user_bucket=user_bucket(pl.col("visitor"), site.buckets),
         event_id=event_id(source.context),
     )
-    return good, rejected_rows(judged.filter(pl.col("reason").is_not_null()))
+    return good, rejected_rows(judged.filter(pl.col("reason").is_not_null()), source)
 
 
-def rejected_rows(judged: pl.DataFrame) -> pl.DataFrame:
-    """Rows for `rejected`, booked on the day of their file, with the whole raw row as JSON."""
+def rejected_rows(judged: pl.DataFrame, source: Source) -> pl.DataFrame:
+    """Rows for `rejected` with the whole raw row as JSON, booked on the day of their file.
+
+    A log without `{date}` may bring years on one day; there a row that tells its own day is booked on that one.
+    """
+    told_day = pl.lit(None, pl.Date) if source.is_dated else pl.col("event_date")
     raw = [pl.col(name).alias(name.removeprefix(RAW)) for name in judged.columns if name.startswith(RAW)]
     return judged.select(
         *("delivery_date", "source_file", "record", "reason"),
-        event_date="delivery_date",
+        event_date=pl.coalesce(told_day, "delivery_date"),
         fields=pl.coalesce("unparsable", pl.struct(raw).struct.json_encode()),
     )
 
@@ -125,8 +130,8 @@ def event_type(source: Source) -> pl.Expr:
 
 def reason(source: Source) -> pl.Expr:
     """Why a record cannot be an event; null if it can."""
+    unreadable = {"unparsable_row": pl.col("unparsable").is_not_null()}
     rules = {
-        "unparsable_row": pl.col("unparsable").is_not_null(),
         "missing_user": pl.col("visitor").is_null(),
         "missing_item": pl.col("item_id").is_null(),
         "bad_time": pl.col("occurred_at").is_null(),
@@ -136,4 +141,17 @@ def reason(source: Source) -> pl.Expr:
         rules["future_time"] = pl.col("event_date") > pl.col("delivery_date")
     if source.lateness is not None:
         rules["too_late"] = pl.col("event_date") < pl.col("delivery_date") - source.lateness
-    return pl.coalesce(*(pl.when(rule).then(pl.lit(name)) for name, rule in rules.items()))
+    excluded = [(rule.reason, is_excluded(rule)) for rule in source.exclude]
+    ordered = [*unreadable.items(), *excluded, *rules.items()]
+    return pl.coalesce(*(pl.when(rule).then(pl.lit(name)) for name, rule in ordered))
+
+
+def is_excluded(rule: Exclusion) -> pl.Expr:
+    """Whether a rule of the site file holds for a record; null where it has no such value."""
+    value = text(rule.column)
+    if rule.one_of is not None:
+        return value.is_in(rule.one_of)
+    if rule.matches is not None:
+        return value.str.contains(rule.matches)
+    number = value.cast(pl.Float64, strict=False).fill_nan(None)
+    return number < rule.less_than if rule.less_than is not None else number > rule.more_than

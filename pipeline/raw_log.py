@@ -84,7 +84,8 @@ def no_records(source: Source) -> pl.DataFrame:
 
 def wanted_columns(source: Source) -> list[str]:
     """The log's columns that the site file names."""
-    named = [*source.columns.model_dump().values(), source.event_type.column, *source.context]
+    excluding = [rule.column for rule in source.exclude]
+    named = [*source.columns.model_dump().values(), source.event_type.column, *source.context, *excluding]
     return list(dict.fromkeys(name for name in named if name))
 
 

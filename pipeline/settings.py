@@ -6,6 +6,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from pipeline.durations import Duration
 
@@ -69,6 +70,58 @@ RESERVED = (
 """Names of our own columns, which a column of the log cannot take beside them."""
 
 
+REASONS = (
+    *("unparsable_row", "truncated_file", "missing_user", "missing_item", "bad_time", "future_time", "too_late"),
+    *("unknown_event_type", "item_not_in_catalogue", "bot"),
+)
+"""Why nightjar itself rejects a row; a site's own rules have names of their own."""
+
+
+class Exclusion(Section):
+    """Rows that a site does not want as events, told by one column; they are kept in `rejected`.
+
+    The column is compared as trimmed text, or as a number. A missing value, or a number that is none, meets no rule.
+    """
+
+    reason: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")
+    """The rule's name, and the reason in `rejected`; rules may share one."""
+    column: str
+    one_of: list[str] | None = Field(default=None, min_length=1)
+    """Exactly one of these texts."""
+    matches: str | None = None
+    """A regular expression that is found in the text (RE2 syntax; ^ and $ tie it to the ends)."""
+    less_than: float | None = None
+    more_than: float | None = None
+
+    @field_validator("reason")
+    @classmethod
+    def reason_is_free(cls, value: str) -> str:
+        """Reasons of nightjar's own mean one thing at every site."""
+        if value in REASONS:
+            raise ValueError(f"{value!r} is a reason of nightjar's own; give the rule another name")
+        return value
+
+    @field_validator("matches")
+    @classmethod
+    def pattern_is_regular(cls, value: str | None) -> str | None:
+        """Judged by the engine that polars uses, which knows no look-around."""
+        if value is not None:
+            try:
+                SchemaValidator(core_schema.str_schema(pattern=value))
+            except SchemaError as error:
+                fault = str(error).splitlines()[-1].removeprefix("error: ")
+                raise ValueError(f"{value!r} is no regular expression: {fault}") from error
+        return value
+
+    @model_validator(mode="after")
+    def one_condition(self) -> "Exclusion":
+        """A rule says one thing; what several rules say is excluded by any of them."""
+        told = [name for name in ("one_of", "matches", "less_than", "more_than") if getattr(self, name) is not None]
+        if len(told) != 1:
+            raise ValueError(f"give one of one_of, matches, less_than, more_than; found {' and '.join(told) or 'none'}")
+        return self
+
+
 class Source(Section):
     """The raw log."""
 
@@ -80,6 +133,8 @@ class Source(Section):
     event_type: EventType = EventType(constant="view")
     context: list[str] = Field(default_factory=list)
     """Further columns to keep with each event, as text."""
+    exclude: list[Exclusion] = Field(default_factory=list)
+    """Rows that are no events of this site, like cancellations; the first rule that holds gives the reason."""
     lateness: Duration | None = None
     """Rows older than this, seen from their file's own day, are rejected as `too_late`. Needs `{date}`."""
     max_events_per_day: int | None = Field(default=None, ge=1)

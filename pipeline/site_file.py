@@ -81,6 +81,8 @@ def known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str
     """The keys that may stand at a place of the file."""
     section: Any = model
     for part in place:
+        if isinstance(part, int):  # a place in a list, whose members are what the field before said
+            continue
         field = getattr(section, "model_fields", {}).get(part)
         section = next((t for t in candidates(field.annotation) if hasattr(t, "model_fields")), None) if field else None
     return [name for name in getattr(section, "model_fields", {}) if name != "home"]

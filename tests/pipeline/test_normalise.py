@@ -158,6 +158,35 @@ def test_a_rejected_row_keeps_its_raw_fields_and_is_booked_on_the_day_of_its_fil
     assert bad.select("source_file", "record", "event_date").rows() == [("f.csv", 1, DAY), ("f.csv", 2, DAY)]
 
 
+@pytest.mark.parametrize(
+    ("rule", "kept", "excluded"),
+    [
+        ({"one_of": ["POST", "D"]}, ["POSTER", "post", "", None], ["POST", " D "]),
+        ({"matches": "^C[0-9]"}, ["1C2", "c1", "C", "", None], ["C1", " C22"]),
+        ({"less_than": 1}, ["1", "1e3", "x", "", None], ["0", "-2", " 0.5 ", "-inf"]),
+        ({"more_than": 9.5}, ["9.5", "-10", "x", "nan", "", None], ["10", "1e9"]),
+    ],
+)
+def test_a_rule_of_the_site_excludes_rows_by_one_column(rule, kept, excluded):
+    site = make_site(exclude=[{"reason": "unwanted", "column": "q", **rule}])
+    good, bad = run(site, *({"q": value} for value in kept + excluded))
+    assert good["record"].to_list() == list(range(1, len(kept) + 1))
+    assert bad["reason"].to_list() == ["unwanted"] * len(excluded)
+
+
+def test_of_two_rules_the_first_that_holds_gives_the_reason_before_all_but_unreadable_rows():
+    rules = [{"reason": "odd", "column": "i", "one_of": ["x"]}, {"reason": "sad", "column": "t", "matches": "never"}]
+    rows = ({"t": "never"}, {"i": "y", "t": "never"}, {"i": "y", "t": "often"}, {"unparsable": "[]"})
+    _, bad = run(make_site(exclude=rules), *rows)
+    assert bad["reason"].to_list() == ["odd", "sad", "bad_time", "unparsable_row"]
+
+
+def test_in_a_log_without_days_a_rejected_row_is_booked_on_the_day_it_tells():
+    rows = ({"i": "", "t": "2025-01-02"}, {"i": "", "t": "x"}, {"unparsable": "[]", "t": None})
+    _, bad = run(make_site(events="all.csv"), *rows)
+    assert bad["event_date"].to_list() == [date(2025, 1, 2), DAY, DAY]
+
+
 # --- times
 
 

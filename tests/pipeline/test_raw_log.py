@@ -277,7 +277,8 @@ def test_a_missing_column_is_named_with_the_nearest_one(tmp_path, ragged):
 
 def test_every_configured_column_must_be_there(tmp_path):
     path = write(tmp_path, "a.csv", "u,i,t\na,b,1\n")
-    for more in ({"context": ["device"]}, {"event_type": {"column": "device"}}):
+    rule = {"reason": "unwanted", "column": "device", "one_of": ["tv"]}
+    for more in ({"context": ["device"]}, {"event_type": {"column": "device"}}, {"exclude": [rule]}):
         with pytest.raises(ConfigurationError, match="no column 'device'"):
             read(path, of=source(**more))
 

@@ -101,6 +101,15 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path, line, said):
         ("  event_type: {constant: view, column: type}", "source.event_type: give either `constant` or `column`"),
         ("  context: [user_id]", "source.context: 'user_id' is the name of a column that nightjar makes"),
         ("  context: [device, device]", "source.context: 'device' stands 2 times"),
+        ("  exclude: [{reason: bot, column: a, one_of: [b]}]", "'bot' is a reason of nightjar's own"),
+        (
+            "  exclude: [{reason: odd, column: a}]",
+            "source.exclude.0: give one of one_of, matches, less_than, more_than",
+        ),
+        ("  exclude: [{reason: odd, column: a, less_than: 0, more_than: 9}]", "found less_than and more_than"),
+        ("  exclude: [{reason: odd, column: a, one_of: []}]", "source.exclude.0.one_of: List should have at least 1"),
+        ("  exclude: [{reason: odd, column: a, matches: '(?=b)'}]", "'(?=b)' is no regular expression: look-around"),
+        ("  exclude: [{reason: odd, colum: a, one_of: [b]}]", "source.exclude.0.colum: unknown key; did you mean"),
         ("  lateness: 999999999999d", "source.lateness: '999999999999d' is no duration"),
     ],
 )
