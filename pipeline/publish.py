@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pipeline.tables import SITE, Table
 
 Partition = date | int | str
 MOST_TRIES = 20
+KEEP_VERSIONS_FOR = timedelta(days=30)
 ODD_LETTER = re.compile(r"""[^!-~]|["#%<>?`{}|^\\]""")  # Delta percent-encodes these, polars does not decode them
 
 
@@ -41,10 +42,11 @@ class StagedFile:
 
 
 class Store:
-    """A site's tables."""
+    """A site's tables; each keeps its earlier versions for `keep_versions_for`."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, keep_versions_for: timedelta = KEEP_VERSIONS_FOR) -> None:
         self.root = root.rstrip("/")
+        self.keep_versions_for = keep_versions_for
 
     def table_uri(self, name: str) -> str:
         """Where a table lies."""
@@ -67,12 +69,16 @@ class Store:
         return None if opened is None else opened.version()
 
     def scan(self, table: Table, version: int | None = None) -> pl.LazyFrame:
-        """A table's rows in declared columns, at one version (now the newest, unless told); none if never written."""
+        """A table's rows in declared columns, at one version (now the newest, unless told); none if never written.
+
+        A column that was declared after that version is null.
+        """
         opened = self.open(table, version)
         if opened is None:
             return table.empty().lazy()
-        rows = pl.scan_delta(opened)
-        return rows.select([pl.col(name).cast(kind) for name, kind in table.columns.items()])
+        written = {field.name for field in opened.schema().fields}
+        columns = {name: pl.col(name) if name in written else pl.lit(None).alias(name) for name in table.columns}
+        return pl.scan_delta(opened).select([columns[name].cast(kind) for name, kind in table.columns.items()])
 
     def stage(self, table: Table, rows: pl.DataFrame) -> list[StagedFile]:
         """Write rows into unseen files, one for each partition they touch."""
@@ -120,14 +126,35 @@ class Store:
         the first commit); `also_claim` names what else they rest on. Raises RetryableError when another writer has
         replaced one of the partitions or claimed one of the names since `base`, or, without one, at the same moment.
         """
+        claimed = [*claims(table, replace), *also_claim]
+        return self._swap(table, files, replace, base, claimed, commit_properties(metadata or {}, claimed))
+
+    def rewrite(
+        self, table: Table, files: Iterable[StagedFile], replace: Mapping[str, Sequence[Partition]], base: int
+    ) -> int:
+        """Swap in `files` that hold the same rows as the partitions they replace had at version `base`.
+
+        It claims nothing, so whoever is replacing these partitions for good goes on undisturbed; and it raises
+        RetryableError, like `commit`, where they were replaced since `base`.
+        """
+        return self._swap(table, files, replace, base, claims(table, replace), commit_properties({}, []))
+
+    def _swap(
+        self,
+        table: Table,
+        files: Iterable[StagedFile],
+        replace: Mapping[str, Sequence[Partition]],
+        base: int | None,
+        names: Sequence[str],
+        properties: CommitProperties,
+    ) -> int:
         check_replace(table, replace)
         uri, schema = self.table_uri(table.name), arrow_schema(table)
         newest = self.open(table)
         if newest is None:
-            create_empty(uri, table, schema)
+            create_empty(uri, table, schema, retention(self.keep_versions_for))
             newest = DeltaTable(uri)
         base = newest.version() if base is None else base
-        names = [*claims(table, replace), *also_claim]
         actions = [add_action(file) for file in files]
         filters = [(column, "in", [str(v) for v in values]) for column, values in replace.items()]
         for _ in range(MOST_TRIES):
@@ -140,7 +167,7 @@ class Store:
                     schema,
                     list(table.partition_by) or None,
                     partition_filters=filters or None,
-                    commit_properties=commit_properties(metadata or {}, names),
+                    commit_properties=properties,
                 )
             except CommitFailedError:
                 newest = DeltaTable(uri)  # Delta cannot tell what else was replaced meanwhile; the names can
@@ -210,11 +237,26 @@ def arrow_schema(table: Table) -> Schema:
     return Schema.from_arrow(table.empty().to_arrow(compat_level=pl.CompatLevel.oldest()).schema)
 
 
-def create_empty(uri: str, table: Table, schema: Schema) -> None:
+def retention(keep_versions_for: timedelta) -> dict[str, str]:
+    """Delta's table properties under which an earlier version can be read and restored for so long."""
+    hours = int(keep_versions_for.total_seconds() // 3600)
+    return {
+        "delta.deletedFileRetentionDuration": f"interval {hours} hours",
+        "delta.logRetentionDuration": f"interval {2 * hours} hours",
+    }
+
+
+def create_empty(uri: str, table: Table, schema: Schema, properties: Mapping[str, str]) -> None:
     """A table's version 0, without rows; whoever comes second finds it there."""
     try:
         create_table_with_add_actions(
-            uri, schema, [], "ignore", list(table.partition_by) or None, description=table.grain
+            uri,
+            schema,
+            [],
+            "ignore",
+            list(table.partition_by) or None,
+            description=table.grain,
+            configuration=dict(properties),
         )
     except (DeltaError, OSError) as error:
         if not DeltaTable.is_deltatable(uri):
@@ -226,7 +268,7 @@ def open_store(site: PipelineSite, *, must_exist: bool = False) -> Store:
 
     Raises ConfigurationError for a store that is missing, belongs to another site or has other buckets.
     """
-    store = Store(site.resolve(site.store))
+    store = Store(site.resolve(site.store), site.keep_versions_for)
     if odd := ODD_LETTER.search(store.root):
         raise ConfigurationError(
             f"the path of the store, {store.root}, holds {odd[0]!r}, which polars cannot find again in a Delta table. "

@@ -160,6 +160,12 @@ class Source(Section):
         return value
 
     @property
+    def named_columns(self) -> list[str]:
+        """The log's columns that the site file names, each once."""
+        named = [*self.columns.model_dump().values(), self.event_type.column, *self.context]
+        return list(dict.fromkeys(name for name in named if name))
+
+    @property
     def is_dated(self) -> bool:
         """Whether a file's path tells its delivery day."""
         return "{date}" in self.events
@@ -212,6 +218,15 @@ class Validation(Section):
     """Largest share of a day's rows that may be rejected."""
 
 
+class Privacy(Section):
+    """What the tables may tell of people."""
+
+    hash_user_ids: bool = False
+    """Keep HMAC-SHA256 of each user id and never the id itself. Fixed when the store is made."""
+    secret_from: str = Field(default="NIGHTJAR_USER_ID_SECRET", pattern="^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable that holds the secret."""
+
+
 class PipelineSite(Section):
     """What the pipeline knows of a site."""
 
@@ -223,6 +238,9 @@ class PipelineSite(Section):
     """A day starts at midnight of this zone."""
     buckets: int = Field(default=8, ge=1, le=1024)
     """Parts that visitors are split into; heavy steps hold one at a time. Fixed when the store is made."""
+    keep_versions_for: Duration = timedelta(days=30)
+    """How long an earlier version of a table can be read and restored; after that `nightjar vacuum` removes it."""
+    privacy: Privacy = Privacy()
     source: Source
     items: Items | None = None
     sessions: Sessions = Sessions()
@@ -240,6 +258,29 @@ class PipelineSite(Section):
         except (ZoneInfoNotFoundError, ValueError) as error:
             raise ValueError(f"{value!r} is no time zone; write a name like UTC or Europe/Berlin") from error
         return value
+
+    @field_validator("keep_versions_for")
+    @classmethod
+    def at_least_a_week(cls, value: timedelta) -> timedelta:
+        """Files younger than this may belong to a writer at work or be needed by a reader."""
+        if value < timedelta(days=7):
+            raise ValueError("versions are kept for at least 7d")
+        return value
+
+    @model_validator(mode="after")
+    def only_user_ids_are_hashed(self) -> "PipelineSite":
+        """There must be a column of user ids, and no other column that holds it whole."""
+        user_id = self.source.columns.user_id
+        if not self.privacy.hash_user_ids:
+            return self
+        if user_id is None:
+            raise ValueError("privacy.hash_user_ids needs source.columns.user_id: there is nothing to hash")
+        if around := [name for name in self.source.named_columns if user_id.startswith((f"{name}.", f"{name}["))]:
+            raise ValueError(
+                f"privacy.hash_user_ids: the column {around[0]!r} holds {user_id!r} as a part of it, unhashed; "
+                "name the parts of it that are wanted"
+            )
+        return self
 
     @model_validator(mode="after")
     def lateness_needs_a_date(self) -> "PipelineSite":

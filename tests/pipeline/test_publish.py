@@ -1,5 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -129,6 +129,21 @@ def test_a_new_context_column_is_null_on_earlier_days(store):
     assert items(store) == {DAY_1: ["x"], DAY_2: ["y"]}
 
 
+def test_a_column_that_was_declared_later_is_null_before_it_is_first_written(store):
+    store.replace(EVENTS, events(DAY_1, "x"), {"event_date": [DAY_1]})
+    rows = store.scan(events_table(["device", "region"])).collect()
+    assert rows["item_id"].to_list() == ["x"]
+    assert rows["region"].to_list() == [None]
+
+
+def test_a_table_keeps_its_versions_for_as_long_as_the_site_says(tmp_path):
+    store = Store(str(tmp_path / "store"), timedelta(days=10))
+    store.replace(EVENTS, events(DAY_1, "x"), {"event_date": [DAY_1]})
+    told = DeltaTable(store.table_uri("events")).metadata().configuration
+    assert told["delta.deletedFileRetentionDuration"] == "interval 240 hours"
+    assert told["delta.logRetentionDuration"] == "interval 480 hours"
+
+
 # --- several writers
 
 
@@ -172,6 +187,22 @@ def test_a_claim_is_as_good_as_a_replacement(store):
     claim = [f"event_date={DAY_3}"]
     store.commit(EVENTS, store.stage(EVENTS, events(DAY_1, "y")), {"event_date": [DAY_1]}, also_claim=claim)
     assert "run the step again" in replace_day(store, DAY_3, "z", base)
+
+
+def test_a_rewrite_of_the_same_rows_stops_no_writer_that_began_before_it(store):
+    base = store.replace(EVENTS, events(DAY_1, "x"), {"event_date": [DAY_1]})
+    store.rewrite(EVENTS, store.stage(EVENTS, events(DAY_1, "x")), {"event_date": [DAY_1]}, base)
+    assert replace_day(store, DAY_1, "new", base) == "done"
+    assert items(store) == {DAY_1: ["new"]}
+
+
+def test_a_rewrite_of_what_was_replaced_meanwhile_is_refused(store):
+    base = store.replace(EVENTS, events(DAY_1, "old"), {"event_date": [DAY_1]})
+    staged = store.stage(EVENTS, events(DAY_1, "old"))
+    store.replace(EVENTS, events(DAY_1, "new"), {"event_date": [DAY_1]})
+    with pytest.raises(RetryableError, match="was changed by another writer"):
+        store.rewrite(EVENTS, staged, {"event_date": [DAY_1]}, base)
+    assert items(store) == {DAY_1: ["new"]}
 
 
 # --- a site's store
