@@ -80,7 +80,13 @@ def scan_side_table(paths: list[str], items: Items) -> pl.LazyFrame:
     """The side table as text."""
     if paths[0].endswith(".parquet"):
         return pl.scan_parquet(paths).select(pl.all().cast(pl.String))
-    return pl.scan_csv(paths, separator=items.separator, infer_schema=False)
+    return pl.scan_csv(
+        paths,
+        separator=items.separator,
+        has_header=items.header is None,
+        new_columns=items.header,
+        infer_schema=False,
+    )
 
 
 def truth(column: str) -> pl.Expr:

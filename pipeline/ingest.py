@@ -29,8 +29,8 @@ from pipeline.errors import ConfigurationError, ContractError
 from pipeline.ids import content_digest
 from pipeline.normalise import normalise
 from pipeline.publish import StagedFile, Store
-from pipeline.raw_log import file_format, read_raw_log
-from pipeline.settings import PipelineSite
+from pipeline.raw_log import log_format, read_raw_log
+from pipeline.settings import PipelineSite, Source
 from pipeline.tables import DAYS, FILES, REJECTED, Table, events_table
 from pipeline.terminal import track
 
@@ -113,9 +113,9 @@ def compare(present: pl.DataFrame, known: pl.DataFrame, day: date) -> tuple[pl.D
     return changed, delivered.join(present, on="path", how="anti")
 
 
-def chunks(files: pl.DataFrame) -> Iterator[pl.DataFrame]:
+def chunks(files: pl.DataFrame, source: Source) -> Iterator[pl.DataFrame]:
     """Files in groups of one format and about CHUNK_BYTES."""
-    formats = pl.Series([file_format(path) for path in files["path"]], dtype=pl.String)
+    formats = pl.Series([log_format(path, source) for path in files["path"]], dtype=pl.String)
     number = pl.col("size").cum_sum() // CHUNK_BYTES
     for _, group in files.group_by(formats.alias("format"), number.alias("number"), maintain_order=True):
         yield group
@@ -127,7 +127,7 @@ def parse(site: PipelineSite, files: pl.DataFrame, aside: Path, only: list[date]
     `only` skips the rows of other event days.
     """
     num_rows = 0
-    for group in track(list(chunks(files)), "reading raw files"):
+    for group in track(list(chunks(files, site.source)), "reading raw files"):
         records = read_raw_log(group["path"].to_list(), site.source)
         dated = records.join(group.select("delivery_date", source_file="path"), on="source_file", how="left")
         candidates, rejected = normalise(dated, site)

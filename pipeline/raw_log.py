@@ -20,6 +20,7 @@ import polars as pl
 from polars.exceptions import NoDataError, PolarsError
 
 from pipeline.errors import ConfigurationError
+from pipeline.readers import find_reader
 from pipeline.settings import Source
 
 META = ("source_file", "record", "unparsable")
@@ -42,6 +43,11 @@ def file_format(path: str) -> str:
     return "jsonl" if found[-1] == "ndjson" else found[-1]
 
 
+def log_format(path: str, source: Source) -> str:
+    """What a file is read with: the site's own reader, or the format that the file's name tells."""
+    return source.reader or file_format(path)
+
+
 def raw_name(column: str) -> str:
     """Where a column of the log is kept beside the columns it becomes; two may share a name."""
     return RAW + column
@@ -49,7 +55,7 @@ def raw_name(column: str) -> str:
 
 def read_raw_log(paths: list[str], source: Source) -> pl.DataFrame:
     """All records of files of one format. Raises ConfigurationError for a missing column or an unreadable file."""
-    kind = file_format(paths[0])
+    kind = log_format(paths[0], source)
     try:
         return read_parquet(paths, source) if kind == "parquet" else read_text(kind, paths, source)
     except (PolarsError, OSError, EOFError) as error:
@@ -62,6 +68,8 @@ def read_raw_log(paths: list[str], source: Source) -> pl.DataFrame:
 def read_text(kind: str, paths: list[str], source: Source) -> pl.DataFrame:
     """All records of text files; polars refuses all of them for one without content, so these are looked for then."""
     try:
+        if kind == source.reader:
+            return read_odd(kind, paths, source)
         return read_jsonl(paths, source) if kind == "jsonl" else read_separated(paths, source, SEPARATORS[kind])
     except NoDataError:
         filled = [path for path in paths if has_lines(path)]
@@ -161,6 +169,21 @@ def read_separated(paths: list[str], source: Source, separator: str) -> pl.DataF
         check_columns(group["source_file"][0], [name for name in rows.columns if name not in OURS], source)
         parts.append(number_records(rows))
     return pl.concat([no_records(source), *parts], how="diagonal")
+
+
+def read_odd(reader: str, paths: list[str], source: Source) -> pl.DataFrame:
+    """Lines as a reader module understands them; a record is a row that it gives."""
+    number = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over(SOURCE_FILE)
+    lines = scan_lines(paths).select("line", source_file=SOURCE_FILE, line_number=number).collect()
+    rows = find_reader(reader)(lines.filter(pl.col("line").str.strip_chars() != ""))
+    theirs = [name for name in rows.columns if name not in META]
+    check_columns(paths[0], theirs, source)
+    return rows.select(
+        *(pl.col(name).alias(raw_name(name)) for name in theirs),
+        "source_file",
+        record=pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("source_file"),
+        unparsable=pl.col("unparsable") if "unparsable" in rows.columns else pl.lit(None, pl.String),
+    )
 
 
 def scan_lines(paths: list[str]) -> pl.LazyFrame:

@@ -127,6 +127,8 @@ class Source(Section):
 
     events: str
     """Path with wildcards; `{date}` stands for the delivery day. csv, tsv, jsonl, parquet; gz, zst."""
+    reader: str | None = None
+    """For a log that is none of these: the name of a reader (pipeline/readers), which gives its columns."""
     columns: EventColumns
     time_unit: str = "iso"
     """`s`, `ms`, `us`, `ns` since 1970, `iso`, or a strptime format. A time without a zone is in the site's zone."""
@@ -188,6 +190,8 @@ class Items(Section):
     """Path with wildcards; `{date}` stands for the delivery day."""
     columns: ItemColumns
     separator: str = ","
+    header: list[str] | None = Field(default=None, min_length=1)
+    """Names of the columns of a text file that does not begin with them."""
 
 
 class Sessions(Section):

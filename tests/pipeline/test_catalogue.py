@@ -53,6 +53,16 @@ def test_the_side_table_is_read_and_typed(shop):
     ]
 
 
+def test_a_side_table_without_a_header_takes_its_names_from_the_site_file(make_small):
+    shop = make_small(
+        items={"path": "raw/i.tsv", "columns": {"item_id": "id"}, "separator": "\t", "header": ["id", "x"]}
+    )
+    (shop.home / "raw/i.tsv").write_text("a\t1\nb\t2\n")
+    shop.deliver("2026-03-01", row(1, "a"))
+    update(shop, DAY_1)
+    assert known(shop, DAY_1) == {"a": DAY_1, "b": None}
+
+
 def test_a_site_without_a_side_table_knows_its_items_from_the_log(small):
     small.deliver("2026-03-01", row(1, "a"))
     small.deliver("2026-03-02", row(2, "a"), row(2, "b"))
