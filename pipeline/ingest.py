@@ -128,19 +128,19 @@ def parse(site: PipelineSite, files: pl.DataFrame, aside: Path, only: list[date]
     """
     num_rows = 0
     for group in track(list(chunks(files, site.source)), "reading raw files"):
-        records = read_raw_log(group["path"].to_list(), site.source)
-        dated = records.join(group.select("delivery_date", source_file="path"), on="source_file", how="left")
-        candidates, rejected = normalise(dated, site)
-        num_skipped = 0
-        if only is not None:
-            num_skipped = candidates.height + rejected.height
-            candidates = candidates.filter(pl.col("event_date").is_in(only))
-            rejected = rejected.filter(pl.col("event_date").is_in(only))
-            num_skipped -= candidates.height + rejected.height
-        num_rows += records.height - num_skipped
-        for (bucket,), part in candidates.group_by("user_bucket"):
-            lay_aside(part, aside / f"candidates-{bucket}")
-        lay_aside(rejected, aside / "rejected")
+        for records in read_raw_log(group["path"].to_list(), site.source):
+            dated = records.join(group.select("delivery_date", source_file="path"), on="source_file", how="left")
+            candidates, rejected = normalise(dated, site)
+            num_skipped = 0
+            if only is not None:
+                num_skipped = candidates.height + rejected.height
+                candidates = candidates.filter(pl.col("event_date").is_in(only))
+                rejected = rejected.filter(pl.col("event_date").is_in(only))
+                num_skipped -= candidates.height + rejected.height
+            num_rows += records.height - num_skipped
+            for (bucket,), part in candidates.group_by("user_bucket"):
+                lay_aside(part, aside / f"candidates-{bucket}")
+            lay_aside(rejected, aside / "rejected")
     return num_rows
 
 

@@ -1,8 +1,8 @@
 """Give raw records their meaning: who, what, when; or the reason why not.
 
 A record that cannot be an event gets the first reason that holds:
-unparsable_row, the site's own rules (`source.exclude`), missing_user, missing_item, bad_time, unknown_event_type,
-future_time, too_late.
+the reader's (truncated_file, unparsable_row), the site's own (`source.exclude`), missing_user, missing_item, bad_time,
+unknown_event_type, future_time, too_late.
 """
 
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from pipeline.ids import stable_id, user_bucket
-from pipeline.raw_log import RAW, raw_name
+from pipeline.raw_columns import RAW, raw_name
 from pipeline.settings import Exclusion, PipelineSite, Source
 
 MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
@@ -57,7 +57,7 @@ def rejected_rows(judged: pl.DataFrame, source: Source) -> pl.DataFrame:
     return judged.select(
         *("delivery_date", "source_file", "record", "reason"),
         event_date=pl.coalesce(told_day, "delivery_date"),
-        fields=pl.coalesce("unparsable", pl.struct(raw).struct.json_encode()),
+        fields=pl.coalesce("fields", pl.struct(raw).struct.json_encode()),
     )
 
 
@@ -130,7 +130,6 @@ def event_type(source: Source) -> pl.Expr:
 
 def reason(source: Source) -> pl.Expr:
     """Why a record cannot be an event; null if it can."""
-    unreadable = {"unparsable_row": pl.col("unparsable").is_not_null()}
     rules = {
         "missing_user": pl.col("visitor").is_null(),
         "missing_item": pl.col("item_id").is_null(),
@@ -142,8 +141,8 @@ def reason(source: Source) -> pl.Expr:
     if source.lateness is not None:
         rules["too_late"] = pl.col("event_date") < pl.col("delivery_date") - source.lateness
     excluded = [(rule.reason, is_excluded(rule)) for rule in source.exclude]
-    ordered = [*unreadable.items(), *excluded, *rules.items()]
-    return pl.coalesce(*(pl.when(rule).then(pl.lit(name)) for name, rule in ordered))
+    ordered = [*excluded, *rules.items()]
+    return pl.coalesce("fault", *(pl.when(rule).then(pl.lit(name)) for name, rule in ordered))
 
 
 def is_excluded(rule: Exclusion) -> pl.Expr:

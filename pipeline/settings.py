@@ -63,7 +63,7 @@ class EventType(Section):
 TIME_UNITS = ("s", "ms", "us", "ns", "iso")
 RESERVED = (
     *("event_date", "user_bucket", "event_id", "visitor", "user_id", "item_id", "event_type", "occurred_at"),
-    *("given_session_id", "source_file", "record", "unparsable", "delivery_date", "reason", "fields", "ingested_run"),
+    *("given_session_id", "source_file", "record", "fault", "delivery_date", "reason", "fields", "ingested_run"),
     *("session_date", "session_id", "started_at", "ended_at", "num_events", "item_ids", "event_types"),
     *("offsets_seconds", "run", "time_part", "event_part", "first_event"),
 )

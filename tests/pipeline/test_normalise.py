@@ -22,12 +22,13 @@ def make_site(time_zone: str = "UTC", **source: Any) -> PipelineSite:
 
 
 def run(site: PipelineSite, *rows: dict[str, Any], day: date = DAY) -> tuple[pl.DataFrame, pl.DataFrame]:
-    told = [{f"raw:{name}": value for name, value in (GOOD | row).items() if name != "unparsable"} for row in rows]
+    told = [{f"raw:{name}": value for name, value in (GOOD | row).items() if name != "fields"} for row in rows]
     records = pl.DataFrame(told).with_columns(pl.col(pl.Null).cast(pl.String))
     records = records.with_columns(
         source_file=pl.lit("f.csv"),
         record=pl.int_range(1, pl.len() + 1),
-        unparsable=pl.Series([row.get("unparsable") for row in rows], dtype=pl.String),
+        fault=pl.Series(["unparsable_row" if "fields" in row else None for row in rows], dtype=pl.String),
+        fields=pl.Series([row.get("fields") for row in rows], dtype=pl.String),
         delivery_date=pl.lit(day),
     )
     good, bad = normalise(records, site)
@@ -103,7 +104,7 @@ def test_whatever_a_mapped_column_says_is_part_of_the_event(change):
     ("row", "expected"),
     [
         ({}, None),
-        ({"unparsable": "[]"}, "unparsable_row"),
+        ({"fields": "[]"}, "unparsable_row"),
         ({"u": None, "s": ""}, "missing_user"),
         ({"i": ""}, "missing_item"),
         ({"i": None}, "missing_item"),
@@ -152,7 +153,7 @@ def test_event_types_without_a_map_stay_as_they_are():
 
 
 def test_a_rejected_row_keeps_its_raw_fields_and_is_booked_on_the_day_of_its_file():
-    _, bad = run(make_site(), {"i": " ", "t": "2026-03-01"}, {"unparsable": '["a"]'})
+    _, bad = run(make_site(), {"i": " ", "t": "2026-03-01"}, {"fields": '["a"]'})
     assert json.loads(bad["fields"][0]) == GOOD | {"i": " ", "t": "2026-03-01"}
     assert bad["fields"][1] == '["a"]'
     assert bad.select("source_file", "record", "event_date").rows() == [("f.csv", 1, DAY), ("f.csv", 2, DAY)]
@@ -176,13 +177,13 @@ def test_a_rule_of_the_site_excludes_rows_by_one_column(rule, kept, excluded):
 
 def test_of_two_rules_the_first_that_holds_gives_the_reason_before_all_but_unreadable_rows():
     rules = [{"reason": "odd", "column": "i", "one_of": ["x"]}, {"reason": "sad", "column": "t", "matches": "never"}]
-    rows = ({"t": "never"}, {"i": "y", "t": "never"}, {"i": "y", "t": "often"}, {"unparsable": "[]"})
+    rows = ({"t": "never"}, {"i": "y", "t": "never"}, {"i": "y", "t": "often"}, {"fields": "[]"})
     _, bad = run(make_site(exclude=rules), *rows)
     assert bad["reason"].to_list() == ["odd", "sad", "bad_time", "unparsable_row"]
 
 
 def test_in_a_log_without_days_a_rejected_row_is_booked_on_the_day_it_tells():
-    rows = ({"i": "", "t": "2025-01-02"}, {"i": "", "t": "x"}, {"unparsable": "[]", "t": None})
+    rows = ({"i": "", "t": "2025-01-02"}, {"i": "", "t": "x"}, {"fields": "[]", "t": None})
     _, bad = run(make_site(events="all.csv"), *rows)
     assert bad["event_date"].to_list() == [date(2025, 1, 2), DAY, DAY]
 
@@ -294,7 +295,13 @@ def test_no_rows_give_no_rows():
     records = run(make_site(), {})[0].clear()
     empty = pl.DataFrame(
         schema=dict.fromkeys([f"raw:{name}" for name in GOOD], pl.String)
-        | {"source_file": pl.String, "record": pl.Int64, "unparsable": pl.String, "delivery_date": pl.Date}
+        | {
+            "source_file": pl.String,
+            "record": pl.Int64,
+            "fault": pl.String,
+            "fields": pl.String,
+            "delivery_date": pl.Date,
+        }
     )
     good, bad = normalise(empty, make_site())
     assert good.is_empty()

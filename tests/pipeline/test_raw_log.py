@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigurationError
-from pipeline.raw_log import file_format, json_path, read_raw_log
+from pipeline.json_lines import json_path
+from pipeline.raw_columns import no_records
+from pipeline.raw_log import file_format, read_raw_log
 from pipeline.settings import Source
 
 COLUMNS = {"user_id": "u", "item_id": "i", "occurred_at": "t"}
@@ -21,7 +23,9 @@ def source(columns: dict[str, str] = COLUMNS, **more: Any) -> Source:
 
 
 def read(*paths: Path, of: Source | None = None) -> pl.DataFrame:
-    return read_raw_log([str(path) for path in paths], of or source())
+    of = of or source()
+    frames = list(read_raw_log([str(path) for path in paths], of))
+    return pl.concat(frames, how="diagonal") if frames else no_records(of)
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -35,8 +39,8 @@ def triples(records: pl.DataFrame) -> list[tuple[Any, ...]]:
 
 
 def unparsable(records: pl.DataFrame) -> dict[int, Any]:
-    bad = records.filter(pl.col("unparsable").is_not_null())
-    return {record: json.loads(fields) for record, fields in bad.select("record", "unparsable").rows()}
+    bad = records.filter(pl.col("fault") == "unparsable_row")
+    return {record: json.loads(fields) for record, fields in bad.select("record", "fields").rows()}
 
 
 # --- formats
@@ -105,8 +109,9 @@ def test_parquet_times_of_several_units_can_come_together(tmp_path):
     records = read(*sorted(tmp_path.glob("*.parquet")))
     assert records["raw:t"].dt.epoch("us").to_list() == [1000, 0, 1]
     pl.DataFrame({"u": ["a"], "i": ["b"], "t": ["2026-03-01"]}).write_parquet(tmp_path / "text.parquet")
-    with pytest.raises(ConfigurationError, match="cannot read one of 4 files"):
-        read(*sorted(tmp_path.glob("*.parquet")))
+    frames = list(read_raw_log([str(path) for path in sorted(tmp_path.glob("*.parquet"))], source()))
+    assert [frame.schema["raw:t"].is_temporal() for frame in frames] == [True, False, True]
+    assert [frame.height for frame in frames] == [2, 1, 1]
 
 
 def test_files_with_columns_in_another_order_can_come_together(tmp_path):
@@ -139,7 +144,7 @@ def test_lines_that_are_no_json_object_are_unparsable_and_blank_lines_are_no_rec
     path = write(tmp_path, "a.jsonl", f'{good}\n\n{{"u": "a"\r\n[1]\n"x"\n \n  {good}  \n')
     records = read(path)
     assert unparsable(records) == {2: {"line": '{"u": "a"'}, 3: {"line": "[1]"}, 4: {"line": '"x"'}}
-    assert records.filter(pl.col("unparsable").is_null())["record"].to_list() == [1, 5]
+    assert records.filter(pl.col("fault").is_null())["record"].to_list() == [1, 5]
 
 
 # --- text that is not as it should be
@@ -220,7 +225,7 @@ def test_a_field_longer_than_the_csv_module_takes_is_unparsable(tmp_path):
     ],
 )
 def test_line_ends_blank_lines_and_a_byte_order_mark_do_not_matter(tmp_path, content):
-    records = read(write(tmp_path, "a.csv", content)).filter(pl.col("unparsable").is_null())
+    records = read(write(tmp_path, "a.csv", content)).filter(pl.col("fault").is_null())
     assert triples(records) == [("a", "b", "1"), ("c", "d", "2")]
 
 
@@ -234,7 +239,7 @@ def test_bytes_that_are_no_text_do_not_stop_the_file(tmp_path, ragged):
 def test_a_file_without_a_byte_holds_no_records(tmp_path, name):
     records = read(write(tmp_path, name, b""))
     assert records.is_empty()
-    assert {"raw:u", "raw:i", "raw:t", "source_file", "record", "unparsable"} <= set(records.columns)
+    assert {"raw:u", "raw:i", "raw:t", "source_file", "record", "fault", "fields"} <= set(records.columns)
 
 
 @pytest.mark.parametrize("text", [b"", b"\n\n", b"u,i,t\n"])
@@ -249,15 +254,104 @@ def test_a_file_without_content_does_not_hide_its_neighbours(tmp_path):
     assert triples(read(empty, header, full)) == [("a", "b", "1")]
 
 
-def test_a_broken_file_is_refused_by_name(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"cannot read .*a\.parquet: .* Deliver a whole file"):
-        read(write(tmp_path, "a.parquet", b"no parquet"))
+# --- damaged files
 
 
-def test_a_cut_gzip_file_is_refused(tmp_path):
-    whole = gzip.compress(b"u,i,t\n" + b"".join(b"a%d,b,%d\n" % (n, n * 7919) for n in range(20_000)))
-    with pytest.raises(ConfigurationError, match="cannot read"):
-        read(write(tmp_path, "a.csv.gz", whole[: len(whole) // 2]))
+def cut_log(num_rows: int = 20_000) -> bytes:
+    return b"u,i,t\n" + b"".join(b"a%d,b,%d\n" % (n, n * 7919) for n in range(num_rows))
+
+
+def damage(records: pl.DataFrame) -> tuple[int, dict[str, Any]]:
+    """Number and fields of the one record that stands for what a file holds no more."""
+    fault = records.filter(pl.col("fault") == "truncated_file")
+    assert fault.height == 1
+    return fault["record"].item(), json.loads(fault["fields"].item())
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_whole_records_before_a_cut_count_and_half_a_record_does_not(tmp_path, name, ending):
+    rows = [(f"u{n}", "i", str(n * 7919)) for n in range(20_000)]
+    text = "u,i,t\n" + "".join(f"{','.join(row)}\n" for row in rows)
+    if name == "a.jsonl":
+        text = "".join(json.dumps(dict(zip("uit", row, strict=True))) + "\n" for row in rows)
+    whole = pack(text.encode(), ending)
+    records = read(write(tmp_path, name + ending, whole[: len(whole) // 2]))
+    found = triples(records.filter(pl.col("fault").is_null()))
+    assert 1000 < len(found) < 20_000
+    assert found == rows[: len(found)]
+    number, fields = damage(records)
+    assert number == len(found) + 1
+    assert fields["error"] == "it was cut: the archive has no end"
+    readable = text.encode()[: fields["readable_bytes"]].decode()
+    assert readable.count("\n") == len(found) + (name == "a.csv")
+
+
+def test_a_changed_archive_gives_nothing_that_no_checksum_vouches_for(tmp_path):
+    """A flipped bit changes letters long before the checksum at the end tells."""
+    head, tail = gzip.compress(b"u,i,t\nfirst,b,1\n"), bytearray(gzip.compress(cut_log()[6:]))
+    tail[len(tail) // 2] ^= 1
+    records = read(write(tmp_path, "a.csv.gz", head + bytes(tail)))
+    assert triples(records.filter(pl.col("fault").is_null())) == [("first", "b", "1")]
+    number, fields = damage(records)
+    assert (number, fields["readable_bytes"]) == (2, 16)
+    assert fields["error"].startswith("its bytes were changed: ")
+
+
+def test_members_one_after_the_other_and_zeros_behind_them_are_one_archive(tmp_path):
+    packed = gzip.compress(b"u,i,t\na,b,") + gzip.compress(b"1\nc,d,2\n") + b"\0" * 512
+    assert triples(read(write(tmp_path, "a.csv.gz", packed))) == [("a", "b", "1"), ("c", "d", "2")]
+
+
+def test_letters_behind_an_archive_are_told_and_the_archive_counts(tmp_path):
+    records = read(write(tmp_path, "a.csv.gz", gzip.compress(b"u,i,t\na,b,1\n") + b"<html>oops"))
+    assert triples(records)[0] == ("a", "b", "1")
+    assert damage(records)[0] == 2
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.zst"])
+@pytest.mark.parametrize(
+    "content", [b"\x1f", b"(", b"(\xb5/", b"\x00\x01\x02\x03\x04", b"\xfe\xfdabc", b"PK\x03\x04...."]
+)
+def test_a_file_that_says_it_is_packed_and_is_not_is_one_rejected_record(tmp_path, name, content):
+    records = read(write(tmp_path, name, content))
+    assert damage(records)[0] == records.height == 1
+    assert damage(records)[1]["readable_bytes"] == 0
+
+
+def test_text_that_was_unpacked_on_the_way_and_kept_its_name_is_read(tmp_path):
+    assert triples(read(write(tmp_path, "a.csv.gz", "u,i,t\na,b,1\n"))) == [("a", "b", "1")]
+
+
+def test_a_damaged_file_does_not_hide_its_neighbours_and_is_told_aloud(tmp_path, caplog):
+    whole = gzip.compress(cut_log())
+    paths = [
+        write(tmp_path, "1.csv", "u,i,t\na,b,1\n"),
+        write(tmp_path, "2.csv.gz", whole[: len(whole) // 2]),
+        write(tmp_path, "3.parquet", b"no parquet"),
+        write(tmp_path, "4.csv", "u,i,t\nc,d,2\n"),
+    ]
+    records = read(*paths[:2], *paths[3:])
+    assert triples(records)[:1] + triples(records)[-1:] == [("a", "b", "1"), ("c", "d", "2")]
+    assert damage(records)[0] == records.height - 2
+    assert damage(read(paths[2]))[0] == 1
+    assert [message.split(":")[0] for message in caplog.messages] == [f"{path} is damaged" for path in paths[1:3]]
+
+
+def test_a_parquet_file_is_read_up_to_its_damage(tmp_path):
+    log = pl.DataFrame({"u": ["a", "b"], "i": ["x", "y"], "t": ["1", "2"]})
+    path = tmp_path / "a.parquet"
+    log.write_parquet(path)
+    for cut in (0, 3, 4, path.stat().st_size - 1):
+        records = read(write(tmp_path, "b.parquet", path.read_bytes()[:cut]))
+        assert records.height == (damage(records)[0] if cut else 0)
+
+
+def test_a_file_that_cannot_be_opened_is_refused_by_name(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    for path in (tmp_path / "a.csv", tmp_path / "gone.csv.gz", tmp_path / "gone.parquet"):
+        with pytest.raises(ConfigurationError, match=rf"cannot read .*{path.name}: .* take it out of source\.events"):
+            read(path)
 
 
 # --- columns
@@ -283,7 +377,7 @@ def test_every_configured_column_must_be_there(tmp_path):
             read(path, of=source(**more))
 
 
-NAMES = ["user_id", "record", "source_file", "unparsable", "delivery_date", "reason", "event_id"]
+NAMES = ["user_id", "record", "source_file", "fault", "delivery_date", "reason", "event_id"]
 
 
 @pytest.mark.parametrize("ragged", ["", "bad\n"])
@@ -294,7 +388,7 @@ def test_columns_of_the_log_may_be_named_like_ours(tmp_path, ragged):
     for each in (path, tmp_path / "a.parquet"):
         row = read(each, of=of).sort("record").row(0, named=True)
         assert [row[f"raw:{name}"] for name in NAMES] == NAMES
-        assert (row["record"], row["source_file"], row["unparsable"]) == (1, str(each), None)
+        assert (row["record"], row["source_file"], row["fault"]) == (1, str(each), None)
 
 
 @pytest.mark.parametrize("ragged", ["", "bad\n"])

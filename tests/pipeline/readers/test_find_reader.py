@@ -8,6 +8,7 @@ import pytest
 
 import pipeline.readers
 from pipeline.errors import ConfigurationError
+from pipeline.raw_columns import no_records
 from pipeline.raw_log import read_raw_log
 from pipeline.readers import GROUP, find_reader
 from pipeline.settings import Source
@@ -33,6 +34,10 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.readers, "entry_points", lambda group: EntryPoints(points))
 
 
+def read_all(paths: list[str], of: Source) -> pl.DataFrame:
+    return pl.concat([no_records(of), *read_raw_log(paths, of)], how="diagonal")
+
+
 def source(reader: str, **more: Any) -> Source:
     columns = {"user_id": "who", "item_id": "what", "occurred_at": "when"}
     return Source.model_validate({"events": "x", "reader": reader, "columns": columns} | more)
@@ -47,8 +52,8 @@ def write(folder: Path, name: str, text: str) -> str:
 def test_a_reader_of_another_package_gives_records_like_those_of_any_log(tmp_path):
     first = write(tmp_path, "a.log.gz", "ann>x@1\n\nbob>y\nann>z@3\n")
     second = write(tmp_path, "b.anything", "eve>x@1")
-    records = read_raw_log([first, second, write(tmp_path, "empty", "")], source("pairs")).sort("source_file", "record")
-    assert records.select("raw:who", "raw:what", "raw:when", "source_file", "record", "unparsable").rows() == [
+    records = read_all([first, second, write(tmp_path, "empty", "")], source("pairs")).sort("source_file", "record")
+    assert records.select("raw:who", "raw:what", "raw:when", "source_file", "record", "fields").rows() == [
         ("ann", "x", "1", first, 1, None),
         (None, None, None, first, 2, '{"line":"bob>y"}'),
         ("ann", "z", "3", first, 3, None),
@@ -57,7 +62,7 @@ def test_a_reader_of_another_package_gives_records_like_those_of_any_log(tmp_pat
 
 
 def test_files_without_a_line_hold_no_records(tmp_path):
-    assert read_raw_log(
+    assert read_all(
         [write(tmp_path, "a", ""), write(tmp_path, "b.gz", "\n\n")],
         source(
             "entree_chicago",
@@ -74,7 +79,7 @@ def test_files_without_a_line_hold_no_records(tmp_path):
 def test_a_reader_that_gives_no_such_column_is_told_so(tmp_path):
     path = write(tmp_path, "a.log", "ann>x@1\n")
     with pytest.raises(ConfigurationError, match=r"a\.log has no column 'where' .*; it has who, what, when"):
-        read_raw_log([path], source("pairs", context=["where"]))
+        read_all([path], source("pairs", context=["where"]))
 
 
 @pytest.mark.usefixtures("outside")

@@ -1,0 +1,40 @@
+"""Records of a log that is neither csv, JSON Lines nor Parquet, as a reader module understands its lines."""
+
+import polars as pl
+
+from pipeline.json_lines import as_lines
+from pipeline.raw_columns import check_columns, raw_name
+from pipeline.readers import find_reader
+from pipeline.separated_text import readable
+from pipeline.settings import Source
+
+
+class OddLines:
+    """How many lines of a file were seen, and what turns blocks of its text into records."""
+
+    def __init__(self, path: str, source: Source, reader: str) -> None:
+        self.path, self.source, self.reader = path, source, find_reader(reader)
+        self.num_lines = 0
+
+    def parse(self, text: bytes, is_end: bool) -> tuple[pl.DataFrame, bytes]:
+        """The rows that the reader gives for a text, numbered from 1, and what is left: the beginning of a line."""
+        if is_end and text and not text.endswith(b"\n"):
+            text += b"\n"
+        cut = text.rfind(b"\n") + 1
+        lines = as_lines(readable(text[:cut])).select(
+            pl.col("line").str.strip_suffix("\n"),
+            source_file=pl.lit(self.path),
+            line_number=pl.int_range(1, pl.len() + 1) + self.num_lines,
+        )
+        self.num_lines += lines.height
+        rows = self.reader(lines.filter(pl.col("line").str.strip_chars() != ""))
+        theirs = [name for name in rows.columns if name not in ("source_file", "unparsable")]
+        check_columns(self.path, theirs, self.source)
+        unparsable = pl.col("unparsable") if "unparsable" in rows.columns else pl.lit(None, pl.String)
+        records = rows.select(
+            *(pl.col(name).alias(raw_name(name)) for name in theirs),
+            record=pl.int_range(1, pl.len() + 1),
+            fault=pl.when(unparsable.is_not_null()).then(pl.lit("unparsable_row")),
+            fields=unparsable,
+        )
+        return records, text[cut:]

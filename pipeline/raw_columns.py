@@ -1,0 +1,74 @@
+"""Columns of a raw log: how they are named beside ours, which ones the site file asks for.
+
+A frame of raw records has the log's own columns, each named `raw:` and its name in the log, and beside them
+source_file · record (from 1 in each file) · fault (why it cannot be an event, else null) · fields (the record as JSON,
+where the log's columns do not tell all of it, else null).
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import polars as pl
+
+from pipeline.errors import ConfigurationError
+from pipeline.settings import Source
+
+RAW = "raw:"
+"""Stands before a column of the log, so that it never clashes with one of ours."""
+META: dict[str, type[pl.DataType]] = {
+    "source_file": pl.String,
+    "record": pl.Int64,
+    "fault": pl.String,
+    "fields": pl.String,
+}
+MOST_NAMES_TOLD = 30
+
+
+def raw_name(column: str) -> str:
+    """Where a column of the log is kept beside the columns it becomes; two may share a name."""
+    return RAW + column
+
+
+def wanted_columns(source: Source) -> list[str]:
+    """The log's columns that the site file names."""
+    return list(dict.fromkeys([*source.named_columns, *(rule.column for rule in source.exclude)]))
+
+
+def no_records(source: Source) -> pl.DataFrame:
+    """No rows, all columns."""
+    return pl.DataFrame(schema={**{raw_name(name): pl.String for name in wanted_columns(source)}, **META})
+
+
+def check_columns(path: str, present: Iterable[str], source: Source) -> None:
+    """Refuse a file that lacks a column which the site file names."""
+    present = list(present)
+    for name in wanted_columns(source):
+        if name not in present:
+            near = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ConfigurationError(
+                f"{path} has no column {name!r}{hint}; it has {listed(present)}. Mend `source` in the site file"
+            )
+
+
+def listed(names: list[str]) -> str:
+    """Column names for a message, short and printable even if the file is no text."""
+    told = [name if name.isprintable() and len(name) <= 80 else ascii(name[:80]) for name in names[:MOST_NAMES_TOLD]]
+    return ", ".join(told) + (f" and {len(names) - len(told)} more" if len(names) > len(told) else "")
+
+
+def tell_apart(names: list[str]) -> list[str]:
+    """Column names with a number behind those that stood before."""
+    unique: dict[str, None] = {}
+    for name in names:
+        number, free = 0, name
+        while free in unique:
+            free, number = f"{name}_duplicated_{number}", number + 1
+        unique[free] = None
+    return list(unique)
+
+
+def fault_rows(fault: str, told: Sequence[tuple[int, str]]) -> pl.DataFrame:
+    """Records that are no more than their fault, from (record number, fields)."""
+    rows = pl.DataFrame(told, schema={"record": pl.Int64, "fields": pl.String}, orient="row")
+    return rows.with_columns(fault=pl.lit(fault))
