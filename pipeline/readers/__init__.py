@@ -3,7 +3,8 @@
 A reader is a function from lines to rows. It is given a frame with source_file, line_number (from 1) and line (never
 blank), and returns a frame with source_file, columns of its own naming (which the site file maps like those of any
 log), and, if it likes, unparsable: JSON of what could not be read, null for a good row. Each row is one record; rows
-of one file stay in its order. Unpacking, damaged files, counting and quarantine are done around it.
+stay in the order of their lines. A long file comes in parts of whole lines. Unpacking, damaged files, counting and
+quarantine are done around it.
 
 A site file only names a reader, in `source.reader`. It never names code: what can be named was installed beside
 nightjar, as an entry point of the group `nightjar.readers`, or stands below.
