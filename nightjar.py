@@ -269,6 +269,7 @@ def read(
 ) -> None:
     """Read a user's exported lists."""
     from pipeline.catalogue import latest_items
+    from pipeline.privacy import user_id_secret
     from pipeline.publish import open_store
     from serving_export.reader import read_user, release
     from serving_export.recommend import with_titles
@@ -276,7 +277,8 @@ def read(
     the_site = read_site(site)
     store = open_store(the_site, must_exist=True)
     try:
-        facts, rows = release(store.root), read_user(store.root, user)
+        secret = (user_id_secret(the_site) or b"").decode()
+        facts, rows = release(store.root), read_user(store.root, user, secret)
     except LookupError as error:
         raise ConfigurationError(str(error)) from error
     items = with_titles(

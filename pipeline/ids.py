@@ -4,9 +4,12 @@ An id is the first 32 hex digits (128 bits) of sha256 over the fields joined by 
 written as U+0000. A bucket is the first 8 hex digits of sha256(visitor), as an integer, modulo the number of buckets.
 """
 
+import hashlib
+
 import polars as pl
 import polars_hash as plh
 
+BLOCK_BYTES = 64  # of sha256
 SEPARATOR, MISSING = "\x1f", "\x00"
 
 
@@ -24,6 +27,17 @@ def user_bucket(visitor: pl.Expr, buckets: int) -> pl.Expr:
 def sha256(text: pl.Expr) -> pl.Expr:
     """The hex digest of a text column."""
     return plh.concat_str(text).chash.sha2_256()
+
+
+def hmac_sha256(text: pl.Expr, secret: bytes) -> pl.Expr:
+    """The hex digest of a text column under a secret: HMAC of RFC 2104."""
+    key = (hashlib.sha256(secret).digest() if len(secret) > BLOCK_BYTES else secret).ljust(BLOCK_BYTES, b"\0")
+
+    def keyed(pad: int, message: pl.Expr) -> pl.Expr:
+        digest: pl.Expr = (pl.lit(bytes(byte ^ pad for byte in key)) + message).chash.sha2_256()  # type: ignore[attr-defined]
+        return digest
+
+    return keyed(0x5C, keyed(0x36, text.cast(pl.Binary)).str.decode("hex"))
 
 
 def content_digest(ids: pl.Expr) -> pl.Expr:

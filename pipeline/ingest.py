@@ -25,13 +25,15 @@ import fsspec
 import polars as pl
 
 from pipeline.days import read_days, update_days
-from pipeline.errors import ConfigurationError, ContractError
+from pipeline.errors import ConfigurationError, ContractError, RetryableError
+from pipeline.forgotten import blank_rejected, forgotten_users, part_forgotten, without_text
 from pipeline.ids import content_digest
 from pipeline.normalise import normalise
+from pipeline.privacy import hash_user_ids
 from pipeline.publish import StagedFile, Store
 from pipeline.raw_log import log_format, read_raw_log
 from pipeline.settings import PipelineSite, Source
-from pipeline.tables import DAYS, FILES, REJECTED, Table, events_table
+from pipeline.tables import DAYS, FILES, FORGOTTEN, REJECTED, Table, events_table
 from pipeline.terminal import track
 
 CHUNK_BYTES = 32 * 2**20  # raw bytes (mostly packed) parsed at a time
@@ -50,19 +52,20 @@ def ingest(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
         return delivery_counts(store, day)
     with tempfile.TemporaryDirectory(prefix="nightjar-ingest-") as folder:
         aside = Path(folder)
-        num_rows = parse(site, changed, aside)
+        users = forgotten_users(store, bases[FORGOTTEN.name])
+        num_rows = parse(site, changed, aside, users)
         left_behind = interrupted_days(site, store, pl.concat([changed, gone])["path"].to_list())
         touched = sorted({*touched_days(aside, known, changed, gone, day), *left_behind})
         others = other_files(known, changed, gone, touched)
-        num_rows += parse(site, others, aside, only=touched)
-        bases[DAYS.name] = publish_days(site, store, aside, touched, num_rows, bases)
+        num_rows += parse(site, others, aside, users, only=touched)
+        bases[DAYS.name] = publish_days(site, store, aside, touched, num_rows, users, bases)
         book_files(store, aside, changed, others, known, gone, touched, bases)
     return delivery_counts(store, day)
 
 
 def versions(site: PipelineSite, store: Store) -> dict[str, int]:
     """The versions that an ingest starts from; what another one writes later is a conflict."""
-    tables: list[Table] = [FILES, DAYS, REJECTED, events_table(site.source.context)]
+    tables: list[Table] = [FILES, DAYS, REJECTED, FORGOTTEN, events_table(site.source.context)]
     return {table.name: store.version(table) or 0 for table in tables}
 
 
@@ -121,16 +124,20 @@ def chunks(files: pl.DataFrame, source: Source) -> Iterator[pl.DataFrame]:
         yield group
 
 
-def parse(site: PipelineSite, files: pl.DataFrame, aside: Path, only: list[date] | None = None) -> int:
+def parse(
+    site: PipelineSite, files: pl.DataFrame, aside: Path, users: pl.Series, only: list[date] | None = None
+) -> int:
     """Lay the rows of files aside as candidates by bucket, and as rejected rows; return how many were read.
 
     `only` skips the rows of other event days.
     """
     num_rows = 0
     for group in track(list(chunks(files, site.source)), "reading raw files"):
-        for records in read_raw_log(group["path"].to_list(), site.source):
+        for read in read_raw_log(group["path"].to_list(), site.source):
+            records = without_text(hash_user_ids(read, site), users)
             dated = records.join(group.select("delivery_date", source_file="path"), on="source_file", how="left")
-            candidates, rejected = normalise(dated, site)
+            candidates, unfit = normalise(dated, site)
+            rejected = blank_rejected(unfit, records, users, site)
             num_skipped = 0
             if only is not None:
                 num_skipped = candidates.height + rejected.height
@@ -195,11 +202,18 @@ def other_files(known: pl.DataFrame, changed: pl.DataFrame, gone: pl.DataFrame, 
 
 
 def publish_days(
-    site: PipelineSite, store: Store, aside: Path, touched: list[date], num_rows: int, bases: dict[str, int]
+    site: PipelineSite,
+    store: Store,
+    aside: Path,
+    touched: list[date],
+    num_rows: int,
+    users: pl.Series,
+    bases: dict[str, int],
 ) -> int:
     """Finish every bucket, then make the touched days visible in `events` and `rejected`; return the version of `days`.
 
-    Raises ContractError, before anything is visible, if an outcome is missing for any of the `num_rows` rows read.
+    Raises ContractError, before anything is visible, if an outcome is missing for any of the `num_rows` rows read, and
+    RetryableError if another user is to be forgotten than the `users` that were known when the rows were read.
     """
     run = uuid.uuid4().hex
     table = events_table(site.source.context)
@@ -209,7 +223,8 @@ def publish_days(
         candidates = read_aside(aside / f"candidates-{bucket}")
         if candidates.is_empty():
             continue
-        accepted, bots, duplicates = judge(candidates, site)
+        judged, found, duplicates = judge(candidates, site)
+        accepted, bots = part_forgotten(judged, found, users)
         events += store.stage(table, accepted.with_columns(ingested_run=pl.lit(run)))
         refused += store.stage(REJECTED, bots.with_columns(ingested_run=pl.lit(run)))
         lay_aside(outcomes(accepted, bots, duplicates), aside / "outcomes")
@@ -224,6 +239,8 @@ def publish_days(
             f"{num_rows} rows were read but {num_outcomes} are accounted for as events, rejected or duplicates. "
             "Nothing was published; this is a fault of nightjar, please report it"
         )
+    if (store.version(FORGOTTEN) or 0) != bases[FORGOTTEN.name]:
+        raise RetryableError("a user was forgotten while raw files were read. Nothing was published; run ingest again")
     # From here on the touched days are in change: no verdict about them holds, should this process die.
     in_change = pl.DataFrame({"event_date": touched}).with_columns(events_content=pl.lit(None, pl.String))
     version = update_days(store, in_change, bases[DAYS.name])

@@ -22,6 +22,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from pipeline.errors import ConfigurationError, RetryableError
+from pipeline.privacy import check_secret, secret_digest, user_id_secret
 from pipeline.settings import PipelineSite
 from pipeline.tables import SITE, Table
 
@@ -266,8 +267,10 @@ def create_empty(uri: str, table: Table, schema: Schema, properties: Mapping[str
 def open_store(site: PipelineSite, *, must_exist: bool = False) -> Store:
     """The site's store, made at first use unless it must exist.
 
-    Raises ConfigurationError for a store that is missing, belongs to another site or has other buckets.
+    Raises ConfigurationError for a store that is missing, belongs to another site, or has other buckets or another
+    secret for user ids.
     """
+    secret = user_id_secret(site)
     store = Store(site.resolve(site.store), site.keep_versions_for)
     if odd := ODD_LETTER.search(store.root):
         raise ConfigurationError(
@@ -281,9 +284,10 @@ def open_store(site: PipelineSite, *, must_exist: bool = False) -> Store:
             f"or set NIGHTJAR_HOME, now {site.home.absolute()}"
         )
     if owner.is_empty():
-        store.replace(SITE, pl.DataFrame({"name": [site.name], "buckets": [site.buckets]}), {})
+        facts = {"name": site.name, "buckets": site.buckets, "user_id_secret": secret_digest(secret)}
+        store.replace(SITE, pl.DataFrame([facts], schema=dict(SITE.columns)), {})
         return store
-    name, buckets = owner.row(0)
+    name, buckets, known_secret = owner.row(0)
     if name != site.name:
         raise ConfigurationError(
             f"the store {store.root} was made by the site {name!r}, not by {site.name!r}. "
@@ -294,4 +298,5 @@ def open_store(site: PipelineSite, *, must_exist: bool = False) -> Store:
             f"the store {store.root} was made with {buckets} buckets, the site file says {site.buckets}. "
             f"Set `buckets: {buckets}`, or make a new store"
         )
+    check_secret(store.root, known_secret, secret)
     return store

@@ -72,7 +72,7 @@ RESERVED = (
 
 REASONS = (
     *("unparsable_row", "truncated_file", "missing_user", "missing_item", "bad_time", "future_time", "too_late"),
-    *("unknown_event_type", "item_not_in_catalogue", "bot"),
+    *("unknown_event_type", "item_not_in_catalogue", "bot", "forgotten"),
 )
 """Why nightjar itself rejects a row; a site's own rules have names of their own."""
 
@@ -284,6 +284,8 @@ class PipelineSite(Section):
                 f"privacy.hash_user_ids: the column {around[0]!r} holds {user_id!r} as a part of it, unhashed; "
                 "name the parts of it that are wanted"
             )
+        if any(rule.column == user_id for rule in self.source.exclude):
+            raise ValueError(f"privacy.hash_user_ids: source.exclude cannot look at {user_id!r}, which is hashed first")
         return self
 
     @model_validator(mode="after")

@@ -28,7 +28,20 @@ class Table:
         return pl.DataFrame(schema=dict(self.columns))
 
 
-SITE = Table("site", "one row: whose store this is", {"name": pl.String, "buckets": pl.Int64}, ())
+SITE = Table(
+    "site",
+    "one row: whose store this is",
+    {"name": pl.String, "buckets": pl.Int64, "user_id_secret": pl.String},
+    (),
+)
+
+FORGOTTEN = Table(
+    "forgotten",
+    "one row per user who is to be forgotten: the id's hash, never the id",
+    {"user": pl.String, "requested_at": UTC_MICROSECONDS, "open_days": pl.List(pl.Date)},
+    (),
+    ("user",),
+)
 
 FILES = Table(
     "files",

@@ -82,6 +82,19 @@ def write_site() -> Callable[..., SmallShop]:
     return write
 
 
+SECRET = {"NIGHTJAR_USER_ID_SECRET": "a secret for tests, and for nothing else"}
+PLANTED = "planted-user-4711"
+
+
+def plant_user(raw: Path) -> None:
+    """Give each day's log rows of one user, good and bad ones."""
+    for day in DAYS:
+        file = raw / f"events-{day}.csv"
+        with file.open("a") as log:
+            for row in ("view,sku-00001,{0}T10:00:00Z", "view,sku-00002,{0}T10:01:00Z", "view,,{0}T10:01:00Z", "view"):
+                log.write(f"{PLANTED},{row.format(day)}\n")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def whole_way(
     request: pytest.FixtureRequest,
