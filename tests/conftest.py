@@ -87,12 +87,19 @@ PLANTED = "planted-user-4711"
 
 
 def plant_user(raw: Path) -> None:
-    """Give each day's log rows of one user, good and bad ones."""
+    """Give each day's log rows of one user: events, a duplicate, and rows that are rejected."""
     for day in DAYS:
-        file = raw / f"events-{day}.csv"
-        with file.open("a") as log:
-            for row in ("view,sku-00001,{0}T10:00:00Z", "view,sku-00002,{0}T10:01:00Z", "view,,{0}T10:01:00Z", "view"):
-                log.write(f"{PLANTED},{row.format(day)}\n")
+        visit = f"{PLANTED},s-1,{{item}},{{kind}},{day}T{{time}}Z,phone,1.00\n"
+        acts = [("sku-00001", "view", "10:00:00"), ("sku-00002", "cart", "10:01:00"), ("sku-00003", "view", "10:02:00")]
+        bad = [
+            ("sku-00001", "view", "10:00:00"),
+            ("", "view", "10:00:00"),
+            ("a,b", "view", "10:00"),
+            ("x", "?", "9:00"),
+        ]
+        rows = [visit.format(item=item, kind=kind, time=time) for item, kind, time in (*acts, *bad)]
+        with (raw / f"events-{day}.csv").open("a") as log:
+            log.write("".join(rows))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -104,6 +111,7 @@ def whole_way(
 ) -> Iterator[Callable[[], tuple[SmallShop, str, str]]]:
     """`nightjar run` over three days in a process of its own: call for its shop, stdout and stderr.
 
+    Its site hashes user ids; one user is planted in the raw logs.
     It takes half a minute, so it starts before the first test where any test wants it, beside all others.
     """
     is_wanted = any(item.path.name == "test_flow.py" for item in request.session.items)
@@ -112,9 +120,11 @@ def whole_way(
         return
     home = tmp_path_factory.mktemp("flow")
     shutil.copytree(raw_shop.home / "raw", home / "raw")
-    shop = write_site(home)
+    plant_user(home / "raw")
+    shop = write_site(home, privacy={"hash_user_ids": True})
     arguments = ["run", "--site", str(shop.file), "--from", str(DAYS[0]), "--to", str(DAYS[2])]
-    environment = os.environ | {"NIGHTJAR_HOME": str(home), "OMP_NUM_THREADS": "1", "NIGHTJAR_DIE_WITH_PARENT": "1"}
+    ours = {"NIGHTJAR_HOME": str(home), "OMP_NUM_THREADS": "1", "NIGHTJAR_DIE_WITH_PARENT": "1"}
+    environment = os.environ | ours | SECRET
     process = subprocess.Popen(
         [Path(sys.executable).with_name("nightjar"), *arguments],
         stdout=subprocess.PIPE,
@@ -132,6 +142,19 @@ def whole_way(
     yield ended
     process.kill()
     process.wait()
+
+
+@pytest.fixture
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The secret of the whole way's user ids."""
+    for name, value in SECRET.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def planted() -> str:
+    """The user whom the whole way's raw logs tell of."""
+    return PLANTED
 
 
 @pytest.fixture(scope="session")

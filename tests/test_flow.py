@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 import nightjar
 from features.tables import SEQUENCES, VOCABULARY
 from pipeline.days import stale_verdicts
+from pipeline.privacy import known_as
 from pipeline.tables import DAYS as DAYS_TABLE
 from pipeline.tables import ITEMS, REJECTED, events_table, sessions_table
+from serving_export.reader import read_user
 from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
 
 TABLES = [
@@ -80,7 +84,32 @@ def test_one_command_takes_raw_logs_to_lists(whole_way):
     assert "all/recall_at_20" in err, "the table of metrics is for people"
 
 
-def test_running_it_all_again_gives_the_same_tables(whole_way, command, without_great_expectations):
+def texts_of(file: Path) -> str:
+    """All that a file tells: as it lies there, and unpacked."""
+    told = file.read_bytes().decode("latin-1")
+    if file.suffix == ".parquet":
+        told += str(pq.read_table(file, partitioning=None).to_pylist())
+    return told
+
+
+def test_no_file_of_a_site_that_hashes_user_ids_holds_one(whole_way, command, secret, planted):
+    shop, out, err = whole_way()
+    kept = [file for file in shop.home.rglob("*") if file.is_file() and not file.is_relative_to(shop.home / "raw")]
+    kinds = {file.suffix for file in kept}
+    assert {".parquet", ".json", ".html", ".db", ".safetensors", ".yaml"} <= kinds, "have all steps left something?"
+    texts = {file: texts_of(file) for file in kept}
+    hashed = known_as(shop.site, planted)
+    tables = {file.relative_to(shop.home / "store").parts[0] for file in texts if hashed in texts[file]}
+    assert {"events", "rejected", "sessions", "sequences", "recommendations"} <= tables, "the hash is all over"
+    assert [file for file in texts if planted in texts[file]] == []
+    assert planted not in out + err
+    code, out, err = command(shop.home, "read", "--site", shop.file, "--user", planted, "--json")
+    assert (code, err) == (0, "")
+    assert len(json.loads(out)["items"]) == 10, "who asks with the id of the log is understood"
+    assert [read_user(shop.store.root, user).height for user in (planted, hashed)] == [10, 0]
+
+
+def test_running_it_all_again_gives_the_same_tables(whole_way, command, secret, without_great_expectations):
     shop, out, _ = whole_way()
     before = content(shop.store)
     code, again, err = command(shop.home, "run", "--site", shop.file, "--from", "2026-03-01", "--to", "2026-03-03")
