@@ -12,6 +12,7 @@ from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
 ROOT = Path(__file__).parent.parent
 DECLARED = [
     tables.SITE,
+    tables.FORGOTTEN,
     tables.FILES,
     tables.DAYS,
     tables.REJECTED,
