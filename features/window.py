@@ -10,7 +10,7 @@ from pipeline.dates import ONE_DAY
 from pipeline.days import passed_days, read_days
 from pipeline.errors import ConfigurationError, ContractError
 from pipeline.publish import Store
-from pipeline.sessionize import trim_sessions
+from pipeline.sessions import trim_sessions
 from pipeline.tables import sessions_table
 
 

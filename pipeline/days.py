@@ -10,6 +10,7 @@ import polars as pl
 from pipeline.dates import ONE_DAY
 from pipeline.errors import RetryableError
 from pipeline.publish import Store
+from pipeline.settings import Sessions
 from pipeline.tables import DAYS
 
 
@@ -38,26 +39,25 @@ def update_days(store: Store, changes: pl.DataFrame, base: int | None = None) ->
         return update_days(store, changes)  # a neighbour set other columns: keep those as they are now
 
 
-def with_neighbours(days: pl.DataFrame) -> pl.DataFrame:
-    """Each day with `built_from`: the contents of the day before, the day itself and the day after."""
+def with_inputs(days: pl.DataFrame, rules: Sessions) -> pl.DataFrame:
+    """Each day with `inputs`, all that its sessions depend on.
 
-    def content(offset_days: int) -> pl.DataFrame:
-        moved = pl.col("event_date") + offset_days * ONE_DAY
-        return days.select(moved, pl.col("events_content").alias(f"content_{offset_days}"))
-
+    That is the rules, the sessions open at the end of the day before, and the events of the day and of the day after.
+    """
     joined = days
-    for offset in (1, 0, -1):
-        joined = joined.join(content(offset), on="event_date", how="left")
-    parts = [pl.col(f"content_{offset}").fill_null("none") for offset in (1, 0, -1)]
-    return joined.with_columns(built_from=pl.concat_str(parts, separator="|"))
+    for name, column, offset in (("before", "open_content", 1), ("after", "events_content", -1)):
+        moved = days.select(pl.col("event_date") + offset * ONE_DAY, pl.col(column).alias(name))
+        joined = joined.join(moved, on="event_date", how="left")
+    parts = [pl.col(name).fill_null("none") for name in ("before", "events_content", "after")]
+    return joined.with_columns(inputs=pl.concat_str(pl.lit(rules.model_dump_json()), *parts, separator="|"))
 
 
-def stale_sessions(store: Store, day: date) -> list[date]:
-    """Days up to `day` whose sessions were not built from the present events of the day and its neighbours."""
-    days = with_neighbours(read_days(store))
-    is_stale = pl.col("sessions_built_from").is_null() | (pl.col("sessions_built_from") != pl.col("built_from"))
+def stale_sessions(store: Store, rules: Sessions) -> list[date]:
+    """Days whose sessions were not built from what they depend on now."""
+    days = with_inputs(read_days(store), rules)
+    is_stale = pl.col("sessions_built_from").ne_missing(pl.col("inputs"))
     is_whole = pl.col("events_content").is_not_null()  # an ingest that died leaves none; it must be run again first
-    return days.filter((pl.col("event_date") <= day) & is_whole & is_stale)["event_date"].to_list()
+    return days.filter(is_whole & is_stale)["event_date"].to_list()
 
 
 def present_content() -> pl.Expr:

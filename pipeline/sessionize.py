@@ -1,67 +1,89 @@
 """Events become sessions.
 
-Reads   `events` of the day, the day after (a session may cross midnight) and as many days before as a visit needs
-Writes  `sessions`, `days`
+Reads   `events` of the day, those of the day after that go on with its sessions, `open_sessions` of the day before
+Writes  `sessions`, `open_sessions`, `days`
 
-A run is a visitor's events (of one given session id, where the log has them) without a silence longer than the gap.
-A run longer than max_events or max_duration is cut. A session belongs to the day of its first event.
-Events are ordered by time, then by event_id: a total order, so the order of input never matters.
+A session belongs to the day of its first event, and touches at most two days. Of the past a day needs to know nothing
+but the sessions that are open at its first midnight. So after a changed day the work goes on day by day until the
+sessions open at midnight are what they were. Day by day, in any order, gives the same sessions as all at once.
 """
 
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import polars as pl
 
-from pipeline.dates import ONE_DAY, day_end, day_start, days_between
-from pipeline.days import read_days, stale_sessions, update_days, with_neighbours
+from pipeline.dates import ONE_DAY, day_end
+from pipeline.days import read_days, stale_sessions, update_days, with_inputs
 from pipeline.errors import RetryableError
 from pipeline.ids import content_digest, stable_id
 from pipeline.publish import StagedFile, Store
-from pipeline.settings import PipelineSite, Sessions
-from pipeline.tables import DAYS, events_table, sessions_table
+from pipeline.sessions import RUN_OF, CutDay, cut_day
+from pipeline.settings import PipelineSite
+from pipeline.tables import DAYS, OPEN_SESSIONS, events_table, sessions_table
 from pipeline.terminal import track
 
-RUN_OF = ("visitor", "given_session_id")
+FIRST_REACH = 4  # gaps after midnight, in which nearly all sessions have come to their end
+LONGEST_DAY = timedelta(hours=25)
+EVENT_COLUMNS = ("event_date", "user_bucket", "event_id", *RUN_OF, "user_id", "item_id", "event_type", "occurred_at")
 
 
 def sessionize_stale(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
-    """Build the sessions of `day` and of every earlier day whose events changed; return the counts of `day`.
+    """Build the sessions of `day`, of earlier days that changed, and of days after them that this changes.
 
-    Raises RetryableError if an ingest that changes `day` is under way or died.
+    Returns the counts of `day`. Raises RetryableError if an ingest that changes `day` is under way or died.
     """
     if day in read_days(store).filter(pl.col("events_content").is_null())["event_date"]:
         raise RetryableError(
             f"the events of {day} are in change: an ingest that brings rows of it is running, or was interrupted. "
             "Wait for it, or run `nightjar ingest` again for its delivery day, then this step"
         )
-    for stale in track(sorted({day, *stale_sessions(store, day)}), "sessionizing days"):
-        sessionize_day(site, store, stale)
-    known = read_days(store).filter(pl.col("event_date") == day)
-    num_events, num_sessions = known.select("num_events", "num_sessions").row(0)
-    return {"events": num_events, "sessions": num_sessions}
+    built: list[date] = []
+    while following := next_day(site, store, day, built):
+        sessionize_day(site, store, following)
+        built.append(following)
+    known = read_days(store).filter(pl.col("event_date") == day).row(0, named=True)
+    counts = {"events": known["num_events"], "sessions": known["num_sessions"]}
+    if site.sessions.repeats == "drop":
+        counts["repeats"] = known["num_repeats"]
+    tie_share = round(known["num_tied"] / max(1, known["num_events"]), 4)
+    return counts | {"tie_share": tie_share, "days_built": [str(each) for each in built]}
+
+
+def next_day(site: PipelineSite, store: Store, day: date, built: list[date]) -> date | None:
+    """The next day to build: `day`, what is stale before it, or what the last one built made stale after it."""
+    stale = stale_sessions(store, site.sessions)
+    last = built[-1] if built else date.min
+    if last < day:
+        return min(each for each in {day, *stale} if last < each <= day)
+    return last + ONE_DAY if last + ONE_DAY in stale and was_built(store, last + ONE_DAY) else None
+
+
+def was_built(store: Store, day: date) -> bool:
+    """Whether a day has had sessions; if not, its own night will make them."""
+    return day in read_days(store).filter(pl.col("sessions_built_from").is_not_null())["event_date"]
 
 
 def sessionize_day(site: PipelineSite, store: Store, day: date) -> None:
-    """Rebuild the sessions that start on `day`, a bucket at a time, and publish them in one commit."""
-    built_from = open_day(store, day)
+    """Rebuild the sessions that start on `day`, a bucket at a time, and publish them."""
+    inputs = open_day(site, store, day)
     table = sessions_table(site.source.context)
-    events = store.scan(events_table(site.source.context))
+    events, opened = store.scan(events_table(site.source.context)), store.scan(OPEN_SESSIONS)
     staged: list[StagedFile] = []
-    digests = []
-    for bucket in range(site.buckets):
-        sessions = sessions_of_day(events.filter(pl.col("user_bucket") == bucket), site, day)
-        if not sessions.is_empty():
-            staged += store.stage(table, sessions)
-            digests.append(sessions.select("session_id", "num_events"))
+    staged_open: list[StagedFile] = []
+    facts = []
+    for bucket in track(range(site.buckets), f"sessionizing {day}"):
+        in_bucket = pl.col("user_bucket") == bucket
+        cut = sessions_of_day(opened.filter(in_bucket), events.filter(in_bucket), site, day)
+        staged += store.stage(table, cut.sessions)
+        staged_open += store.stage(OPEN_SESSIONS, cut.still_open)
+        facts.append(told(cut))
+    store.commit(OPEN_SESSIONS, staged_open, {"session_date": [day]})
     store.commit(table, staged, {"session_date": [day]})
-    ids = pl.concat(digests) if digests else pl.DataFrame(schema={"session_id": pl.String, "num_events": pl.Int64})
-    digest = ids.select(content_digest(stable_id(pl.col("session_id"), pl.col("num_events")))).item()
-    facts = {"event_date": day, "num_sessions": ids.height}
-    update_days(store, pl.DataFrame([facts | {"sessions_content": digest, "sessions_built_from": built_from}]))
+    update_days(store, day_facts(day, facts).with_columns(sessions_built_from=pl.lit(inputs)))
 
 
-def open_day(store: Store, day: date) -> str:
+def open_day(site: PipelineSite, store: Store, day: date) -> str:
     """What a day's sessions will be built from. A verdict about the day is taken back before they change."""
     changes: dict[str, Any] = {}
     days = read_days(store)
@@ -74,84 +96,51 @@ def open_day(store: Store, day: date) -> str:
         types = {name: DAYS.columns[name] for name in changes}
         update_days(store, pl.DataFrame([{"event_date": day} | changes], schema_overrides=types))
         days = read_days(store)
-    return str(with_neighbours(days).filter(pl.col("event_date") == day)["built_from"].item())
+    return str(with_inputs(days, site.sessions).filter(pl.col("event_date") == day)["inputs"].item())
 
 
-def sessions_of_day(events: pl.LazyFrame, site: PipelineSite, day: date) -> pl.DataFrame:
+def sessions_of_day(opened: pl.LazyFrame, events: pl.LazyFrame, site: PipelineSite, day: date) -> CutDay:
     """One bucket's sessions that start on `day`."""
-    lookback = 1 + site.sessions.gap // ONE_DAY
+    midnight = day_end(day, site.time_zone)
+    wanted = [*EVENT_COLUMNS, *site.source.context]
+    before = opened.filter(pl.col("session_date") == day - ONE_DAY).collect()
+    own = events.filter(pl.col("event_date") == day).select(wanted).collect()
+    late = own.filter(pl.col("occurred_at") >= midnight - site.sessions.gap)  # their sessions may go on after midnight
+    after = events.filter(pl.col("event_date") == day + ONE_DAY).select(wanted)
+    reach = FIRST_REACH * site.sessions.gap
     while True:
-        first = day - lookback * ONE_DAY
-        near = events.filter(pl.col("event_date").is_in(days_between(first, day + ONE_DAY))).collect()
-        runs = mark_runs(near, site.sessions)
-        opened_before = reaches_back(
-            runs, day_start(first, site.time_zone), day_start(day, site.time_zone), site.sessions.gap
-        )
-        if not opened_before:
-            break
-        lookback += 1  # a visit without silence covers all of the days before: look for its beginning
-    sessions = collect_sessions(cut_runs(runs, site.sessions), site)
-    return sessions.filter(pl.col("session_date") == day)
+        near = after.filter(pl.col("occurred_at") < midnight + reach) if late.height else after.clear()
+        following = near.collect().join(late, on=RUN_OF, how="semi", nulls_equal=True)
+        cut = cut_day(before, pl.concat([own, following]), site, day)
+        was_silent_by = midnight + reach - site.sessions.gap
+        if reach >= LONGEST_DAY or cut.last_event_at is None or cut.last_event_at < was_silent_by:
+            return cut
+        reach = LONGEST_DAY  # somebody was still at it then
 
 
-def mark_runs(events: pl.DataFrame, rules: Sessions) -> pl.DataFrame:
-    """Events in their total order, each with the number of its run."""
-    ordered = events.sort(*RUN_OF, "occurred_at", "event_id", nulls_last=True)
-    is_other = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in RUN_OF)
-    is_silent = (pl.col("occurred_at").diff() > rules.gap).fill_null(False)
-    return ordered.with_columns(run=(is_other | is_silent).cum_sum())
+def told(cut: CutDay) -> dict[str, pl.DataFrame]:
+    """What of a bucket's sessions goes into the facts about their day."""
+    whole = pl.col("num_events", "started_at", "last_event_at")
+    return {
+        "sessions": cut.sessions.select("session_id", "num_events", pl.col("ended_at").dt.epoch("us")),
+        "open": cut.still_open.select(
+            id=stable_id(*map(pl.col, RUN_OF), whole.to_physical(), pl.col("item_id", "event_type"))
+        ),
+        "counts": pl.DataFrame({"num_tied": cut.num_tied, "num_repeats": cut.num_repeats}),
+    }
 
 
-def reaches_back(runs: pl.DataFrame, window_start: datetime, day_start: datetime, gap: timedelta) -> bool:
-    """Whether a run that reaches into the day may have begun before the events that were read."""
-    spans = runs.group_by("run").agg(first=pl.col("occurred_at").first(), last=pl.col("occurred_at").last())
-    may_begin_earlier = (pl.col("first") <= window_start + gap) & (pl.col("last") >= day_start)
-    return bool(spans.select(may_begin_earlier.any()).item())
-
-
-def cut_runs(runs: pl.DataFrame, rules: Sessions) -> pl.DataFrame:
-    """Cut runs that last too long or hold too many events."""
-    lasted = (pl.col("occurred_at") - pl.col("occurred_at").first().over("run")).dt.total_microseconds()
-    by_time = runs.with_columns(time_part=lasted // (rules.max_duration // timedelta(microseconds=1)))
-    place = pl.int_range(pl.len()).over("run", "time_part")
-    return by_time.with_columns(event_part=place // rules.max_events)
-
-
-def collect_sessions(events: pl.DataFrame, site: PipelineSite) -> pl.DataFrame:
-    """One row per session, its events as lists."""
-    offset = (pl.col("occurred_at") - pl.col("occurred_at").first()).dt.total_microseconds() / 1e6
-    sessions = events.group_by("run", "time_part", "event_part", maintain_order=True).agg(
-        *(pl.col(name).first() for name in RUN_OF),
-        pl.col("user_bucket").first(),
-        pl.col("user_id").first(),
-        started_at=pl.col("occurred_at").first(),
-        ended_at=pl.col("occurred_at").last(),
-        first_event=pl.col("event_id").first(),
-        num_events=pl.len().cast(pl.Int64),
-        item_ids=pl.col("item_id"),
-        event_types=pl.col("event_type"),
-        offsets_seconds=offset,
-        **{name: pl.col(name) for name in site.source.context},
+def day_facts(day: date, buckets: list[dict[str, pl.DataFrame]]) -> pl.DataFrame:
+    """The row of `days`: counts, and digests that are the same for the same sessions in any number of buckets."""
+    sessions, still_open, counts = (pl.concat(told[name] for told in buckets) for name in buckets[0])
+    content = pl.concat_str(
+        content_digest(pl.col("session_id")), pl.col("num_events").sum(), pl.col("ended_at").sum(), separator="-"
     )
-    return sessions.with_columns(
-        session_id=stable_id(pl.col("visitor"), pl.col("given_session_id"), pl.col("first_event")),
-        session_date=pl.col("started_at").dt.convert_time_zone(site.time_zone).dt.date(),
+    return counts.sum().select(
+        pl.lit(day).alias("event_date"),
+        "num_tied",
+        "num_repeats",
+        num_sessions=pl.lit(sessions.height),
+        sessions_content=sessions.select(content).to_series(),
+        open_content=still_open.select(content_digest(pl.col("id"))).to_series(),
     )
-
-
-def trim_sessions(sessions: pl.LazyFrame, day: date, site: PipelineSite) -> pl.LazyFrame:
-    """Sessions without what happened after the end of `day`: nobody could have known it that night."""
-    end = day_end(day, site.time_zone)
-    whole = sessions.filter(pl.col("ended_at") < end)
-    lists = ["item_ids", "event_types", "offsets_seconds", *site.source.context]
-    since_start = pl.duration(microseconds=(pl.col("offsets_seconds") * 1e6).round().cast(pl.Int64))
-    straddling = (
-        sessions.filter((pl.col("ended_at") >= end) & (pl.col("started_at") < end))
-        .explode(lists)
-        .with_columns(ended_at=pl.col("started_at") + since_start)
-        .filter(pl.col("ended_at") < end)
-        .group_by(pl.exclude(*lists, "ended_at"), maintain_order=True)
-        .agg(*lists, pl.col("ended_at").last())
-        .with_columns(num_events=pl.col("item_ids").list.len().cast(pl.Int64))
-    )
-    return pl.concat([whole, straddling.select(sessions.collect_schema().names())])

@@ -65,7 +65,7 @@ RESERVED = (
     *("event_date", "user_bucket", "event_id", "visitor", "user_id", "item_id", "event_type", "occurred_at"),
     *("given_session_id", "source_file", "record", "fault", "delivery_date", "reason", "fields", "ingested_run"),
     *("session_date", "session_id", "started_at", "ended_at", "num_events", "item_ids", "event_types"),
-    *("offsets_seconds", "run", "time_part", "event_part", "first_event"),
+    *("offsets_seconds", "last_event_at", "run_of", "is_carried", "is_tied", "is_run_start", "is_repeat", "deadline"),
 )
 """Names of our own columns, which a column of the log cannot take beside them."""
 
@@ -203,6 +203,8 @@ class Sessions(Section):
     """Longest session in events; the rest opens a new one."""
     max_duration: Duration = timedelta(hours=24)
     """Longest session in time; the rest opens a new one."""
+    repeats: Literal["keep", "drop"] = "keep"
+    """An event of the same item and type as the one before it in its session: keep it, or leave it out of the lists."""
 
     @field_validator("max_duration")
     @classmethod

@@ -72,7 +72,10 @@ DAYS = Table(
         "num_rejected": pl.Int64,
         "sessions_built_from": pl.String,
         "sessions_content": pl.String,
+        "open_content": pl.String,
         "num_sessions": pl.Int64,
+        "num_tied": pl.Int64,
+        "num_repeats": pl.Int64,
         "validated_content": pl.String,
         "verdict": pl.String,
     },
@@ -111,6 +114,24 @@ ITEMS = Table(
 )
 
 
+OPEN_SESSIONS = Table(
+    "open_sessions",
+    "one row per session that may go on after the midnight that ends its day: all that the next day must know of it",
+    {
+        "session_date": pl.Date,
+        "user_bucket": pl.Int64,
+        "visitor": pl.String,
+        "given_session_id": pl.String,
+        "started_at": UTC_MICROSECONDS,
+        "last_event_at": UTC_MICROSECONDS,
+        "num_events": pl.Int64,
+        "item_id": pl.String,
+        "event_type": pl.String,
+    },
+    ("session_date", "user_bucket"),
+)
+
+
 def events_table(context: list[str]) -> Table:
     """One row per accepted user action, with the site's context columns as text."""
     return Table(
@@ -131,7 +152,7 @@ def events_table(context: list[str]) -> Table:
             "ingested_run": pl.String,
         },
         ("event_date", "user_bucket"),
-        ("visitor", "occurred_at", "event_id"),
+        ("occurred_at",),
     )
 
 
@@ -155,5 +176,4 @@ def sessions_table(context: list[str]) -> Table:
             **{name: pl.List(pl.String) for name in context},
         },
         ("session_date", "user_bucket"),
-        ("visitor", "started_at", "session_id"),
     )

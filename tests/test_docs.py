@@ -16,6 +16,7 @@ DECLARED = [
     tables.FILES,
     tables.DAYS,
     tables.REJECTED,
+    tables.OPEN_SESSIONS,
     tables.ITEMS,
     tables.events_table([]),
     tables.sessions_table([]),

@@ -4,11 +4,13 @@ import polars as pl
 import pytest
 
 from pipeline.dates import day_end, day_start, days_between
-from pipeline.days import passed_days, read_days, stale_sessions, stale_verdicts, update_days
+from pipeline.days import passed_days, read_days, stale_sessions, stale_verdicts, update_days, with_inputs
 from pipeline.errors import RetryableError
 from pipeline.publish import Store
+from pipeline.settings import Sessions
 from pipeline.tables import DAYS
 
+RULES = Sessions()
 DAY_1, DAY_2, DAY_3, DAY_4 = (date(2026, 3, day) for day in (1, 2, 3, 4))
 
 
@@ -24,12 +26,11 @@ def tell(store: Store, *days: date, **facts: str | int | None) -> None:
     update_days(store, pl.DataFrame(told, schema={"event_date": pl.Date} | types, orient="row"))
 
 
-def sessionize(store: Store, *days: date) -> None:
-    """What sessionize leaves in `days`: what sessions were built from, and what they are."""
-    contents = dict(read_days(store).select("event_date", "events_content").iter_rows())
+def sessionize(store: Store, *days: date, still_open: str = "open") -> None:
+    """What sessionize leaves in `days`: what sessions were built from, what they are, and which are open at the end."""
     for day in days:
-        near = [contents.get(day + timedelta(days=n)) or "none" for n in (-1, 0, 1)]
-        tell(store, day, sessions_built_from="|".join(near), sessions_content=f"sessions {near}")
+        inputs = with_inputs(read_days(store), RULES).filter(pl.col("event_date") == day)["inputs"].item()
+        tell(store, day, sessions_built_from=inputs, sessions_content=f"sessions {inputs}", open_content=still_open)
 
 
 def validate(store: Store, *days: date, verdict: str = "passed") -> None:
@@ -96,34 +97,49 @@ def test_an_update_without_a_base_is_made_again_on_what_a_neighbour_wrote(store,
 
 def test_sessions_that_were_never_built_are_stale(store):
     tell(store, DAY_1, DAY_2, events_content="a")
-    assert stale_sessions(store, DAY_2) == [DAY_1, DAY_2]
-    assert stale_sessions(store, DAY_1) == [DAY_1]
+    assert stale_sessions(store, RULES) == [DAY_1, DAY_2]
 
 
-def test_sessions_are_stale_when_their_day_or_a_neighbour_changed(store):
+def test_sessions_are_stale_when_their_day_or_the_day_after_changed(store):
     days = [DAY_1, DAY_2, DAY_3, DAY_4]
     tell(store, *days, events_content="a")
     sessionize(store, *days)
-    assert stale_sessions(store, DAY_4) == []
+    assert stale_sessions(store, RULES) == []
     tell(store, DAY_2, events_content="b")
-    assert stale_sessions(store, DAY_4) == [DAY_1, DAY_2, DAY_3]
+    assert stale_sessions(store, RULES) == [DAY_1, DAY_2]
     sessionize(store, DAY_2)
-    assert stale_sessions(store, DAY_4) == [DAY_1, DAY_3]
+    assert stale_sessions(store, RULES) == [DAY_1]
+
+
+def test_a_day_is_stale_when_the_sessions_open_at_its_first_midnight_changed(store):
+    days = [DAY_1, DAY_2, DAY_3]
+    tell(store, *days, events_content="a")
+    sessionize(store, *days)
+    sessionize(store, DAY_1)
+    assert stale_sessions(store, RULES) == []
+    sessionize(store, DAY_1, still_open="others")
+    assert stale_sessions(store, RULES) == [DAY_2]
+
+
+def test_all_days_are_stale_under_other_rules(store):
+    tell(store, DAY_1, DAY_2, events_content="a")
+    sessionize(store, DAY_1, DAY_2)
+    assert stale_sessions(store, Sessions(max_events=7)) == [DAY_1, DAY_2]
 
 
 def test_the_day_after_makes_a_day_stale_when_it_comes_in(store):
     tell(store, DAY_1, events_content="a")
     sessionize(store, DAY_1)
-    assert stale_sessions(store, DAY_1) == []
+    assert stale_sessions(store, RULES) == []
     tell(store, DAY_2, events_content="b")
-    assert stale_sessions(store, DAY_2) == [DAY_1, DAY_2]
+    assert stale_sessions(store, RULES) == [DAY_1, DAY_2]
 
 
 def test_a_day_in_change_is_left_to_its_ingest(store):
     tell(store, DAY_1, DAY_2, events_content="a")
     sessionize(store, DAY_1, DAY_2)
     tell(store, DAY_2, events_content=None)
-    assert stale_sessions(store, DAY_2) == [DAY_1]
+    assert stale_sessions(store, RULES) == [DAY_1]
 
 
 # --- verdicts
