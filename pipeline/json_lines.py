@@ -20,6 +20,8 @@ class JsonLines:
     """What turns blocks of text into records."""
 
     def __init__(self, source: Source) -> None:
+        columns = source.columns
+        self.ids = {name for name in (columns.user_id, columns.item_id, columns.session_id) if name}
         self.paths = {name: json_path(name) for name in wanted_columns(source)}
 
     def parse(self, text: bytes, is_end: bool) -> tuple[pl.DataFrame, bytes]:
@@ -35,7 +37,7 @@ class JsonLines:
             *(line.str.json_path_match(path).alias(raw_name(name)) for name, path in self.paths.items()),
             is_object=is_object.fill_null(False),
         )
-        is_good = pl.col("is_object") & ~pl.any_horizontal(is_rounded(raw_name(name)) for name in self.paths)
+        is_good = pl.col("is_object") & ~pl.any_horizontal(is_rounded(raw_name(name)) for name in self.ids)
         records = read.select(
             *map(raw_name, self.paths),
             record=pl.int_range(1, pl.len() + 1),
@@ -46,9 +48,9 @@ class JsonLines:
 
 
 def is_rounded(column: str) -> pl.Expr:
-    """Whether a number had more digits than were read: it comes out with an exponent that the line does not hold."""
-    has_exponent = pl.col(column).str.contains(r"^-?[\d.]+e\+?\d+$").fill_null(False)
-    return has_exponent & ~pl.col("line").str.contains(pl.col(column), literal=True).fill_null(True)
+    """Whether an id is a number that is not told as the line has it: it has a fraction or too many digits."""
+    is_float = pl.col(column).str.contains(r"^-?\d+(\.\d+)?(e[+-]?\d+)?$") & pl.col(column).str.contains(r"[.e]")
+    return (is_float & ~pl.col("line").str.contains(pl.col(column), literal=True)).fill_null(False)
 
 
 def as_lines(text: bytes) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 An archive that was cut is right up to the cut. In one whose bytes were changed nobody can tell where: wrong letters
 come out long before a checksum tells. There only the members before the change count, whose checksums were right.
+(A change that makes an archive look as if it were cut cannot be told from a cut.)
 
 Packing is told by a file's first bytes, not by its name: some tools unpack on the way and keep the name.
 """
@@ -165,9 +166,8 @@ def unpacked_pieces(file: BinaryIO, new_unpacker: Callable[[], Decompressor]) ->
 
 
 def first_bytes(blocks: Iterator[bytes], num_bytes: int) -> Iterator[bytes]:
-    """Blocks up to a number of bytes."""
-    for block in blocks:
-        if num_bytes <= 0:
-            return
+    """Blocks up to a number of bytes; what follows is not asked for."""
+    while num_bytes > 0:
+        block = next(blocks)
         yield block[:num_bytes]
         num_bytes -= len(block)

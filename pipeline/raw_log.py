@@ -159,11 +159,21 @@ def raw_columns(path: str, source: Source) -> dict[str, str]:
     try:
         if kind == "parquet":
             return typed_columns(path)
-        head = next(RawFile(path).text_blocks(), b"")
+        head = beginning(RawFile(path).text_blocks(), LINES_LOOKED_AT if kind == "jsonl" else 1)
     except (pa.ArrowException, PolarsError, ValueError, OSError):
         return {}
     if kind == "jsonl":
         return json_types(head.decode(errors="replace").split("\n")[:LINES_LOOKED_AT], source)
     text = SeparatedText(path, source, SEPARATORS[kind])
-    text.parse(head[: head.find(b"\n") + 1] or head, is_end=True)
+    text.parse(head, is_end=True)
     return dict.fromkeys(text.header, "text")
+
+
+def beginning(blocks: Iterator[bytes], num_lines: int) -> bytes:
+    """The first lines of a text that are not blank; fewer where it is short or its lines are long."""
+    text = b""
+    for block in blocks:
+        text = (text + block).lstrip(b"\r\n")
+        if text.count(b"\n") >= num_lines or len(text) > MOST_BYTES_OF_A_RECORD:
+            break
+    return b"".join(text.splitlines(keepends=True)[:num_lines])
