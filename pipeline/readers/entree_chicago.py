@@ -14,7 +14,7 @@ A rated restaurant is its number and a letter for the act: `17N` is "one like 17
 
 import polars as pl
 
-RATED = r"^(\d+)([A-Z])$"
+RATED = r"^([0-9]+)([A-Z])$"
 FEWEST_FIELDS = 4  # of a session in which nothing was rated
 
 

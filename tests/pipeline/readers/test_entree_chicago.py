@@ -3,6 +3,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.readers.entree_chicago import read_acts
 
@@ -48,7 +50,7 @@ def test_a_session_that_rated_nothing_is_a_row_without_an_item():
     assert rows.select("host", "item", "act", "end", "unparsable").rows() == [("h.example", None, None, "17", None)]
 
 
-@pytest.mark.parametrize("odd", ["17", "L", "17LL", "17l", "-1L", "x7L", ""])
+@pytest.mark.parametrize("odd", ["17", "L", "17LL", "17l", "-1L", "x7L", "٣L", ""])
 def test_a_field_that_is_no_rated_restaurant_is_unparsable_and_its_neighbours_are_not(odd):
     rows = read(line("5L", odd, "6L"))
     assert rows["item"].to_list()[::2] == ["0000005", "0000006"]
@@ -66,3 +68,18 @@ def test_a_line_with_too_few_fields_is_one_unparsable_row(short):
 
 def test_a_session_without_a_host_has_no_id_either_so_that_strangers_are_not_one_visitor():
     assert read(line("5L", host=""))["session"].to_list() == [None]
+
+
+TEXT = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), max_size=20)
+FIELDS = st.lists(TEXT | st.from_regex(r"\A[0-9]{1,3}[L-T]\Z"), min_size=1, max_size=8)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(FIELDS.map("\t".join), min_size=1, max_size=5))
+def test_no_line_is_lost_and_every_row_is_an_act_or_says_that_it_is_none(lines):
+    rows = read(*lines)
+    per_line = dict(rows.group_by("line_number").len().rows())
+    assert per_line == {n: max(1, len(text.split("\t")) - 4) for n, text in enumerate(lines, 1)}
+    acts = rows.filter(pl.col("unparsable").is_null() & pl.col("place").is_not_null())
+    assert acts.select(pl.all_horizontal(pl.col("item", "act").is_not_null())).to_series().all()
+    assert rows.filter(pl.col("unparsable").is_not_null())["item"].is_null().all()
