@@ -59,10 +59,16 @@ class Store:
 
     def open(self, table: Table, version: int | None = None) -> DeltaTable | None:
         """A table at a version (now the newest, unless told); None before the first commit."""
+        uri = self.table_uri(table.name)
         try:
-            return DeltaTable(self.table_uri(table.name), version=version)
+            return DeltaTable(uri, version=version)
         except TableNotFoundError:
             return None
+        except OSError as error:
+            raise RetryableError(
+                f"cannot read {uri}: {' '.join(str(error).split())}. Is the store there, and are the "
+                "credentials in the environment?"
+            ) from error
 
     def version(self, table: Table) -> int | None:
         """The newest version of a table; None before the first commit."""
