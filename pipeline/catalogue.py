@@ -11,8 +11,8 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from pipeline.errors import ConfigurationError
-from pipeline.ingest import expand, where_from
 from pipeline.publish import Store
+from pipeline.raw_files import side_table_files
 from pipeline.settings import Items, PipelineSite
 from pipeline.tables import ITEMS, events_table
 
@@ -54,15 +54,12 @@ def latest_items(store: Store, day: date) -> pl.DataFrame:
 
 def read_side_table(site: PipelineSite, items: Items, day: date) -> pl.DataFrame:
     """The side table's configured columns, one row an item (the last one wins); text is trimmed."""
-    pattern = site.resolve(items.path.replace("{date}", day.isoformat()))
-    paths = sorted(expand(pattern))
-    if not paths:
-        raise ConfigurationError(f"no file matches {pattern} (items.path). {where_from(site)}")
+    paths = side_table_files(site, day)
     try:
         rows = scan_side_table(paths, items).collect()
     except (PolarsError, OSError) as error:
         raise ConfigurationError(
-            f"cannot read the items of {pattern}: {error}. Mend the file, or items.path"
+            f"cannot read the items of {', '.join(paths)}: {error}. Mend the file, or items.path"
         ) from error
     columns = items.columns.model_dump(exclude_none=True)
     missing = [name for name in columns.values() if name not in rows.columns]
@@ -74,6 +71,13 @@ def read_side_table(site: PipelineSite, items: Items, day: date) -> pl.DataFrame
         *([truth("available")] if "available" in columns else []),
     )
     return typed.drop_nulls("item_id").unique("item_id", keep="last", maintain_order=True)
+
+
+def known_items(site: PipelineSite, day: date) -> pl.Series | None:
+    """The items that events of files of `day` may name; None where all may be."""
+    if site.items is None or site.items.unknown == "keep":
+        return None
+    return read_side_table(site, site.items, day)["item_id"]
 
 
 def scan_side_table(paths: list[str], items: Items) -> pl.LazyFrame:

@@ -61,5 +61,6 @@ def blank(rejected: pl.DataFrame, is_theirs: pl.Expr) -> pl.DataFrame:
     """Rejected rows; those that belong to a forgotten user say so, and nothing else."""
     return rejected.with_columns(
         reason=pl.when(is_theirs).then(pl.lit(REASON)).otherwise("reason"),
+        detail=pl.when(~is_theirs).then("detail"),
         fields=pl.when(~is_theirs).then("fields"),
     )

@@ -42,7 +42,17 @@ def hmac_sha256(text: pl.Expr, secret: bytes) -> pl.Expr:
 
 def content_digest(ids: pl.Expr) -> pl.Expr:
     """A digest of a set of ids that does not depend on their order: the sum of 60-bit halves, and the count."""
+    return pl.concat_str([part.cast(pl.String) for part in content_sums(ids)], separator="-")
+
+
+def content_sums(ids: pl.Expr) -> list[pl.Expr]:
+    """What a digest is made of: whole numbers that add up, so that a set can be digested part by part."""
     low = ids.str.slice(0, 15).str.to_integer(base=16)
     high = ids.str.slice(15, 15).str.to_integer(base=16)
-    parts = [(half % 2**40).sum().cast(pl.String) for half in (low, high)]
-    return pl.concat_str([pl.len().cast(pl.String), *parts], separator="-")
+    sums = {"sum_low": (low % 2**40).sum(), "sum_high": (high % 2**40).sum()}
+    return [pl.len().cast(pl.Int64).alias("num_ids"), *(total.alias(name) for name, total in sums.items())]
+
+
+def content_text() -> pl.Expr:
+    """The digest of a set whose parts' sums were added up."""
+    return pl.concat_str(["num_ids", "sum_low", "sum_high"], separator="-")

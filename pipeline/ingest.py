@@ -13,33 +13,34 @@ refused (RetryableError), and its next try builds on what the other one wrote.
 Rows are parsed once, laid aside by visitor bucket, and finished a bucket at a time, which bounds memory.
 """
 
-import hashlib
 import tempfile
 import uuid
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import polars as pl
 
+from pipeline.bots import VISITOR_DAY, find_bots
+from pipeline.catalogue import known_items
 from pipeline.days import read_days, update_days
 from pipeline.errors import ConfigurationError, ContractError, RetryableError
 from pipeline.forgotten import blank_rejected, forgotten_users, part_forgotten, without_text
-from pipeline.ids import content_digest
-from pipeline.normalise import normalise
+from pipeline.ids import content_sums, content_text
+from pipeline.normalise import event_id, normalise, raw_row
 from pipeline.privacy import hash_user_ids
 from pipeline.publish import StagedFile, Store
-from pipeline.raw_log import log_format, read_raw_log
-from pipeline.settings import PipelineSite, Source
+from pipeline.raw_files import RAW_FILE, chunks, compare, expand, find_files, rules_digest
+from pipeline.raw_log import read_raw_log
+from pipeline.settings import PipelineSite
 from pipeline.tables import DAYS, FILES, FORGOTTEN, REJECTED, Table, events_table
 from pipeline.terminal import track
 
-CHUNK_BYTES = 32 * 2**20  # raw bytes (mostly packed) parsed at a time
+ROWS_HELD = 1_000_000  # candidates held in memory before they are laid aside by bucket
+WORKERS = 2  # buckets finished side by side: while one is written, the next one is judged
 
 COUNTS = ("rows_read", "events", "duplicates", "rejected")
-RAW_FILE = {"delivery_date": pl.Date, "path": pl.String, "size": pl.Int64, "sha256": pl.String}
 
 
 def ingest(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
@@ -56,8 +57,8 @@ def ingest(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
         num_rows = parse(site, changed, aside, users)
         left_behind = interrupted_days(site, store, pl.concat([changed, gone])["path"].to_list())
         touched = sorted({*touched_days(aside, known, changed, gone, day), *left_behind})
-        others = other_files(known, changed, gone, touched)
-        num_rows += parse(site, others, aside, users, only=touched)
+        others = other_files(site, known, changed, gone, touched)
+        num_rows = pl.concat([num_rows, parse(site, others, aside, users, only=touched)])
         bases[DAYS.name] = publish_days(site, store, aside, touched, num_rows, users, bases)
         book_files(store, aside, changed, others, known, gone, touched, bases)
     return delivery_counts(store, day)
@@ -69,97 +70,74 @@ def versions(site: PipelineSite, store: Store) -> dict[str, int]:
     return {table.name: store.version(table) or 0 for table in tables}
 
 
-def find_files(site: PipelineSite, day: date) -> pl.DataFrame:
-    """The raw files delivered for a day.
-
-    Without `{date}` in the path a file belongs to the day on which its present content was first found.
-    """
-    pattern = site.resolve(site.source.events.replace("{date}", day.isoformat()))
-    paths = sorted(expand(pattern))
-    if not paths and not site.source.is_dated:
-        raise ConfigurationError(f"no file matches {pattern} (source.events). {where_from(site)}")
-    if not paths:
-        raise ConfigurationError(
-            f"no input for {day}: no file matches {pattern}. Wait for the delivery; "
-            f"if {day} really had no events, deliver an empty file. {where_from(site)}"
-        )
-    facts = [(day, path, *size_and_digest(path)) for path in paths]
-    return pl.DataFrame(facts, schema=RAW_FILE, orient="row")
-
-
-def where_from(site: PipelineSite) -> str:
-    """What relative paths hang from, said in every message about a missing file."""
-    return f"Relative paths hang from NIGHTJAR_HOME, now {site.home.resolve()}"
-
-
-def expand(pattern: str) -> list[str]:
-    """Files that match a pattern, here or in an object store."""
-    files, path = fsspec.core.url_to_fs(pattern)
-    found = files.glob(path)
-    return [files.unstrip_protocol(each) for each in found] if "://" in pattern else found
-
-
-def size_and_digest(path: str) -> tuple[int, str]:
-    """A file's bytes and sha256."""
-    try:
-        with fsspec.open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return file.tell(), digest
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror or error}. Mend it, or source.events") from error
-
-
-def compare(present: pl.DataFrame, known: pl.DataFrame, day: date) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Files that are new or changed, and files of this delivery that are no longer there."""
-    changed = present.join(known, on=["path", "sha256"], how="anti")
-    delivered = known.filter(pl.col("delivery_date") == day).select(RAW_FILE.keys()).unique("path", maintain_order=True)
-    return changed, delivered.join(present, on="path", how="anti")
-
-
-def chunks(files: pl.DataFrame, source: Source) -> Iterator[pl.DataFrame]:
-    """Files in groups of one format and about CHUNK_BYTES."""
-    formats = pl.Series([log_format(path, source) for path in files["path"]], dtype=pl.String)
-    number = pl.col("size").cum_sum() // CHUNK_BYTES
-    for _, group in files.group_by(formats.alias("format"), number.alias("number"), maintain_order=True):
-        yield group
-
-
 def parse(
     site: PipelineSite, files: pl.DataFrame, aside: Path, users: pl.Series, only: list[date] | None = None
-) -> int:
-    """Lay the rows of files aside as candidates by bucket, and as rejected rows; return how many were read.
+) -> pl.DataFrame:
+    """Lay the rows of files aside as candidates by bucket, and as rejected rows; return how many were read by file.
 
     `only` skips the rows of other event days.
     """
-    num_rows = 0
+    catalogues = {day: known_items(site, day) for day in files["delivery_date"].unique()}
+    num_rows, held = [pl.DataFrame(schema=ROWS_OF_FILE)], Held(aside)
     for group in track(list(chunks(files, site.source)), "reading raw files"):
+        day = group["delivery_date"][0]
         for read in read_raw_log(group["path"].to_list(), site.source):
             records = without_text(hash_user_ids(read, site), users)
-            dated = records.join(group.select("delivery_date", source_file="path"), on="source_file", how="left")
-            candidates, unfit = normalise(dated, site)
+            candidates, unfit = normalise(records, site, day, catalogues[day])
             rejected = blank_rejected(unfit, records, users, site)
-            num_skipped = 0
+            num_rows.append(rows_by_file(read))
             if only is not None:
-                num_skipped = candidates.height + rejected.height
-                candidates = candidates.filter(pl.col("event_date").is_in(only))
-                rejected = rejected.filter(pl.col("event_date").is_in(only))
-                num_skipped -= candidates.height + rejected.height
-            num_rows += records.height - num_skipped
-            for (bucket,), part in candidates.group_by("user_bucket"):
-                lay_aside(part, aside / f"candidates-{bucket}")
+                is_asked = pl.col("event_date").is_in(only)
+                skipped = [rows.filter(~is_asked).select("source_file") for rows in (candidates, rejected)]
+                num_rows.append(rows_by_file(pl.concat(skipped)).with_columns(-pl.col("num_rows")))
+                candidates, rejected = candidates.filter(is_asked), rejected.filter(is_asked)
+            held.add(candidates)
             lay_aside(rejected, aside / "rejected")
-    return num_rows
+    held.let_go()
+    return pl.concat(num_rows).group_by("path").agg(pl.col("num_rows").sum())
+
+
+ROWS_OF_FILE = {"path": pl.String, "num_rows": pl.Int64}
+
+
+def rows_by_file(rows: pl.DataFrame) -> pl.DataFrame:
+    """How many rows come from each file."""
+    return rows.group_by(path="source_file").agg(num_rows=pl.len().cast(pl.Int64))
+
+
+class Held:
+    """Candidates on their way to the folders of their buckets: many at a time, so that the files are few."""
+
+    def __init__(self, aside: Path) -> None:
+        self.aside = aside
+        self.rows: list[pl.DataFrame] = []
+
+    def add(self, candidates: pl.DataFrame) -> None:
+        """Hold some more."""
+        self.rows.append(candidates)
+        if sum(rows.height for rows in self.rows) >= ROWS_HELD:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Write what is held."""
+        if self.rows:
+            together = pl.concat(self.rows, how="diagonal")
+            self.rows = []
+            for (bucket,), part in together.partition_by("user_bucket", as_dict=True, maintain_order=False).items():
+                lay_aside(part, self.aside / f"candidates-{bucket}")
 
 
 def lay_aside(rows: pl.DataFrame, folder: Path) -> None:
     """One more Parquet file in a folder."""
     folder.mkdir(exist_ok=True)
-    rows.write_parquet(folder / f"{uuid.uuid4().hex}.parquet", compression="lz4")
+    rows.write_parquet(folder / f"{uuid.uuid4().hex}.parquet", compression="lz4", statistics=False)
 
 
 def read_aside(folder: Path) -> pl.DataFrame:
     """All rows of a folder; an empty frame without columns where there is none."""
-    return pl.read_parquet(folder / "*.parquet") if folder.exists() else pl.DataFrame()
+    if not folder.exists():
+        return pl.DataFrame()
+    return pl.concat([pl.read_parquet(path) for path in sorted(folder.iterdir())], how="diagonal")
 
 
 def touched_days(aside: Path, known: pl.DataFrame, changed: pl.DataFrame, gone: pl.DataFrame, day: date) -> list[date]:
@@ -167,8 +145,8 @@ def touched_days(aside: Path, known: pl.DataFrame, changed: pl.DataFrame, gone: 
     before = known.join(pl.concat([changed, gone]), on="path", how="semi")["event_date"].to_list()
     now = [
         found
-        for folder in aside.iterdir()
-        for found in pl.scan_parquet(folder / "*.parquet").select(pl.col("event_date").unique()).collect()["event_date"]
+        for path in aside.glob("*/*.parquet")
+        for found in pl.read_parquet(path, columns=["event_date"])["event_date"].unique()
     ]
     return sorted({day, *before, *now})
 
@@ -185,8 +163,10 @@ def interrupted_days(site: PipelineSite, store: Store, paths: list[str]) -> list
     return pl.concat([part.select("event_date").unique() for part in rows]).collect()["event_date"].to_list()
 
 
-def other_files(known: pl.DataFrame, changed: pl.DataFrame, gone: pl.DataFrame, touched: list[date]) -> pl.DataFrame:
-    """The remaining files that hold rows of touched days; they are read again."""
+def other_files(
+    site: PipelineSite, known: pl.DataFrame, changed: pl.DataFrame, gone: pl.DataFrame, touched: list[date]
+) -> pl.DataFrame:
+    """The remaining files that hold rows of touched days; they are read again, and judged by the rules of now."""
     holding = known.filter(pl.col("event_date").is_in(touched)).join(
         pl.concat([changed, gone]), on="path", how="anti", maintain_order="left"
     )
@@ -198,7 +178,9 @@ def other_files(known: pl.DataFrame, changed: pl.DataFrame, gone: pl.DataFrame, 
                 f"{path} was ingested before and is gone, but {', '.join(days)} must be rebuilt and it holds rows of "
                 "that. Put it back, or an empty file of that name to drop its rows"
             )
-    return others
+    rules = {day: rules_digest(site, day) for day in others["delivery_date"].unique()}
+    judged_by = pl.Series([rules[day] for day in others["delivery_date"]], dtype=pl.String)
+    return others.with_columns(judged_by=judged_by)
 
 
 def publish_days(
@@ -206,39 +188,30 @@ def publish_days(
     store: Store,
     aside: Path,
     touched: list[date],
-    num_rows: int,
+    num_rows: pl.DataFrame,
     users: pl.Series,
     bases: dict[str, int],
 ) -> int:
     """Finish every bucket, then make the touched days visible in `events` and `rejected`; return the version of `days`.
 
-    Raises ContractError, before anything is visible, if an outcome is missing for any of the `num_rows` rows read, and
+    Raises ContractError, before anything is visible, if an outcome is missing for any row that was read, and
     RetryableError if another user is to be forgotten than the `users` that were known when the rows were read.
     """
     run = uuid.uuid4().hex
     table = events_table(site.source.context)
+    buckets = [int(folder.name.rsplit("-", 1)[1]) for folder in aside.glob("candidates-*")]
     events: list[StagedFile] = []
     refused: list[StagedFile] = []
-    for bucket in track(range(site.buckets), "writing events"):
-        candidates = read_aside(aside / f"candidates-{bucket}")
-        if candidates.is_empty():
-            continue
-        judged, found, duplicates = judge(candidates, site)
-        accepted, bots = part_forgotten(judged, found, users)
-        events += store.stage(table, accepted.with_columns(ingested_run=pl.lit(run)))
-        refused += store.stage(REJECTED, bots.with_columns(ingested_run=pl.lit(run)))
-        lay_aside(outcomes(accepted, bots, duplicates), aside / "outcomes")
-        lay_aside(accepted.select("event_date", "event_id"), aside / "ids")
+    with ThreadPoolExecutor(WORKERS) as pool:
+        finished = pool.map(lambda bucket: finish_bucket(site, store, aside, bucket, users, run), sorted(buckets))
+        for accepted, bots in track(finished, "writing events", len(buckets)):
+            events += accepted
+            refused += bots
     early = read_aside(aside / "rejected")
     if not early.is_empty():
         refused += store.stage(REJECTED, early.with_columns(ingested_run=pl.lit(run)))
         lay_aside(outcome(early, "rejected"), aside / "outcomes")
-    num_outcomes = counts_by_file(aside)["rows_read"].sum()
-    if num_outcomes != num_rows:
-        raise ContractError(
-            f"{num_rows} rows were read but {num_outcomes} are accounted for as events, rejected or duplicates. "
-            "Nothing was published; this is a fault of nightjar, please report it"
-        )
+    check_counts(num_rows, counts_by_file(aside))
     if (store.version(FORGOTTEN) or 0) != bases[FORGOTTEN.name]:
         raise RetryableError("a user was forgotten while raw files were read. Nothing was published; run ingest again")
     # From here on the touched days are in change: no verdict about them holds, should this process die.
@@ -249,17 +222,57 @@ def publish_days(
     return version
 
 
+def finish_bucket(
+    site: PipelineSite, store: Store, aside: Path, bucket: int, users: pl.Series, run: str
+) -> tuple[list[StagedFile], list[StagedFile]]:
+    """Judge a bucket's candidates and write them; return the unseen files of `events` and `rejected`."""
+    judged, found, duplicates = judge(read_aside(aside / f"candidates-{bucket}"), site)
+    accepted, bots = part_forgotten(judged, found, users)
+    lay_aside(outcomes(accepted, bots, duplicates), aside / "outcomes")
+    lay_aside(accepted.group_by("event_date").agg(content_sums(pl.col("event_id"))), aside / "contents")
+    return (
+        store.stage(events_table(site.source.context), accepted.with_columns(ingested_run=pl.lit(run))),
+        store.stage(REJECTED, bots.with_columns(ingested_run=pl.lit(run))),
+    )
+
+
+def check_counts(read: pl.DataFrame, counts: pl.DataFrame) -> None:
+    """Raise ContractError unless each row that was read from a file is an event, rejected or a duplicate."""
+    told = counts.group_by("path").agg(num_outcomes=pl.col("rows_read").sum())
+    both = read.join(told, on="path", how="full", coalesce=True).fill_null(0)
+    lost = both.filter(pl.col("num_rows") != pl.col("num_outcomes")).sort("path")
+    if not lost.is_empty():
+        path, num_rows, num_outcomes = lost.row(0)
+        raise ContractError(
+            f"{num_rows} rows were read but {num_outcomes} are accounted for as events, rejected or duplicates of "
+            f"{path}. Nothing was published; this is a fault of nightjar, please report it"
+        )
+
+
 def judge(candidates: pl.DataFrame, site: PipelineSite) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Split a bucket's candidates into events, rows of bots, and exact duplicates."""
-    ordered = candidates.sort("delivery_date", "source_file", "record")
-    is_first = pl.int_range(pl.len()).over("event_id") == 0
-    unique, duplicates = ordered.filter(is_first), ordered.filter(~is_first)
-    if site.source.max_events_per_day is None:
-        return unique, unique.clear().with_columns(reason=pl.lit("bot"), fields=pl.lit("")), duplicates
-    is_bot = pl.len().over("visitor", "event_date") > site.source.max_events_per_day
-    told = [name for name in unique.columns if name not in ("event_id", "user_bucket", "source_file", "record")]
-    bots = unique.filter(is_bot).with_columns(reason=pl.lit("bot"), fields=pl.struct(told).struct.json_encode())
-    return unique.filter(~is_bot), bots, duplicates
+    unique, duplicates = split_duplicates(candidates.with_columns(event_id=event_id(site.source.context)))
+    rules = site.source.bots
+    found = find_bots(unique, rules) if rules.are_judged else pl.DataFrame()
+    if found.is_empty():
+        return unique, REJECTED.empty().drop("ingested_run"), duplicates
+    bots = unique.join(found, on=VISITOR_DAY)
+    refused = bots.select(
+        "event_date", "user_id", "source_file", "record", "detail", reason=pl.lit("bot"), fields=raw_row(bots)
+    )
+    return unique.join(found, on=VISITOR_DAY, how="anti"), refused, duplicates
+
+
+def split_duplicates(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of which each event is told once, and those that tell one again.
+
+    Of equal ids the first row stays, in the order of delivery day, file and record. Few rows have an equal, so these
+    are found by a short hash first; only they are put in order.
+    """
+    is_doubtful = rows["event_id"].hash().is_duplicated()
+    doubtful = rows.filter(is_doubtful).sort("delivery_date", "source_file", "record")
+    is_first = doubtful["event_id"].is_first_distinct()
+    return pl.concat([rows.filter(~is_doubtful), doubtful.filter(is_first)]), doubtful.filter(~is_first)
 
 
 def outcomes(accepted: pl.DataFrame, bots: pl.DataFrame, duplicates: pl.DataFrame) -> pl.DataFrame:
@@ -315,9 +328,11 @@ def counts_by_file(aside: Path) -> pl.DataFrame:
 
 def day_facts(files: pl.DataFrame, aside: Path, touched: list[date]) -> pl.DataFrame:
     """What each touched day is made of: a digest of its events, and counts over all files."""
-    ids = read_aside(aside / "ids")
+    sums = read_aside(aside / "contents")
     empty = pl.DataFrame(schema={"event_date": pl.Date, "events_content": pl.String})
-    digests = ids.group_by("event_date").agg(events_content=content_digest(pl.col("event_id"))) if ids.width else empty
+    digests = (
+        sums.group_by("event_date").sum().select("event_date", events_content=content_text()) if sums.width else empty
+    )
     counts = files.group_by("event_date").agg(
         num_events=pl.col("events").sum(),
         num_duplicates=pl.col("duplicates").sum(),
@@ -334,18 +349,20 @@ def day_facts(files: pl.DataFrame, aside: Path, touched: list[date]) -> pl.DataF
 
 
 def delivery_counts(store: Store, day: date) -> dict[str, Any]:
-    """What became of the rows of a delivery day."""
+    """What became of the rows of a delivery day; rows of bots also by the rule that told them."""
     files = store.scan(FILES).filter(pl.col("delivery_date") == day).collect()
     total = files.select(pl.col(COUNTS).sum()).row(0, named=True)
-    reasons = (
+    rejected = (
         store.scan(REJECTED)
         .filter(
             pl.col("event_date").is_in(files["event_date"].unique().to_list()),
             pl.col("source_file").is_in(files["path"].unique().to_list()),
         )
-        .group_by("reason")
+        .group_by("reason", rule=pl.col("detail").str.extract(r"^(\w+):"))
         .agg(n=pl.len())
-        .sort("reason")
         .collect()
     )
-    return {"files": files["path"].n_unique(), **total, "rejected": dict(reasons.iter_rows())}
+    reasons = rejected.group_by("reason").agg(pl.col("n").sum()).sort("reason")
+    bots = rejected.filter(pl.col("reason") == "bot").select("rule", "n").sort("rule")
+    told = {"bots": dict(bots.iter_rows())} if bots.height else {}
+    return {"files": files["path"].n_unique(), **total, "rejected": dict(reasons.iter_rows()), **told}

@@ -2,13 +2,17 @@
 
 A record that cannot be an event gets the first reason that holds:
 the reader's (truncated_file, unparsable_row), the site's own (`source.exclude`), missing_user, missing_item, bad_time,
-unknown_event_type, future_time, too_late.
+unknown_event_type, future_time, too_late, item_not_in_catalogue.
 """
 
-from datetime import UTC, datetime
+import json
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from pipeline.bots import TOLD_AGENT
+from pipeline.dates import day_end
 from pipeline.ids import stable_id, user_bucket
 from pipeline.raw_columns import RAW, raw_name
 from pipeline.settings import Exclusion, PipelineSite, Source
@@ -16,35 +20,53 @@ from pipeline.settings import Exclusion, PipelineSite, Source
 MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 """Beyond these a time is a slip of its unit (milliseconds read as seconds); few readers of Delta could hold it."""
-ISO_LOCAL = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
-ISO_ZONED = ("%Y-%m-%dT%H:%M:%S%.f%z", "%Y-%m-%dT%H:%M%z")
+RAW_COLUMNS = "raw_columns"
+"""Beside the raw row of a candidate: which columns its file has, as JSON."""
+ISO_UTC = "%Y-%m-%dT%H:%M:%S%.fZ"
+ISO_FORMS = (
+    *("%Y-%m-%dT%H:%M:%S%.f%z", "%Y-%m-%dT%H:%M%z"),
+    *("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d"),
+)
 
 
-def normalise(records: pl.DataFrame, site: PipelineSite) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Split raw records (with `delivery_date`) into candidates for `events`, and rows for `rejected`."""
+def normalise(
+    records: pl.DataFrame, site: PipelineSite, day: date, known_items: pl.Series | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Split raw records of files of delivery `day` into candidates for `events`, and rows for `rejected`.
+
+    An item that is not among `known_items`, where these are given, is a reason to reject the row.
+    """
     source = site.source
-    day = pl.col("occurred_at").dt.convert_time_zone(site.time_zone).dt.date()
-    judged = (
-        records.with_columns(
-            user_id=text(source.columns.user_id),
-            given_session_id=text(source.columns.session_id),
-            item_id=text(source.columns.item_id),
-            occurred_at=plausible(
-                occurred_at(records.schema[raw_name(source.columns.occurred_at)], source, site.time_zone)
-            ),
-            event_type=event_type(source),
-            **{name: text(name) for name in source.context},
-        )
-        .with_columns(visitor=pl.coalesce("user_id", "given_session_id"), event_date=day)
-        .with_columns(reason=reason(source))
+    agent = source.bots.user_agent
+    told = records.with_columns(
+        delivery_date=pl.lit(day),
+        user_id=text(source.columns.user_id),
+        given_session_id=text(source.columns.session_id),
+        item_id=text(source.columns.item_id),
+        occurred_at=plausible(occurred_at(records[raw_name(source.columns.occurred_at)], source, site.time_zone)),
+        event_type=event_type(source),
+        **{name: text(name) for name in source.context},
+        **({TOLD_AGENT: text(agent.column)} if agent else {}),
+    ).with_columns(
+        visitor=pl.coalesce("user_id", "given_session_id"),
+        event_date=pl.col("occurred_at").dt.convert_time_zone(site.time_zone).dt.date(),
     )
-    good = judged.filter(pl.col("reason").is_null()).select(
+    # Who is a bot shows later; until then candidates keep their raw row, of which `rejected` tells.
+    kept = [TOLD_AGENT] if agent else []
+    if source.bots.are_judged:
+        kept += ["fields", RAW_COLUMNS, *raw_columns(records)]
+        told = told.with_columns(pl.lit(json.dumps(raw_columns(records))).alias(RAW_COLUMNS))
+    faults = reasons(site, day, known_items)
+    is_bad = told.select(
+        pl.any_horizontal(pl.col("fault").is_not_null(), *(rule.fill_null(False) for _, rule in faults))
+    ).to_series()
+    good = told.select(
         *("delivery_date", "source_file", "record", "event_date", "visitor", "user_id", "item_id", "event_type"),
-        *("occurred_at", "given_session_id", *source.context),
-        user_bucket=user_bucket(pl.col("visitor"), site.buckets),
-        event_id=event_id(source.context),
-    )
-    return good, rejected_rows(judged.filter(pl.col("reason").is_not_null()), source)
+        *("occurred_at", "given_session_id", *source.context, *kept),
+    ).filter(~is_bad)
+    first_reason = pl.coalesce("fault", *(pl.when(rule).then(pl.lit(name)) for name, rule in faults))
+    rejected = rejected_rows(told.filter(is_bad).with_columns(reason=first_reason), source)
+    return good.with_columns(user_bucket=user_bucket(pl.col("visitor"), site.buckets)), rejected
 
 
 def rejected_rows(judged: pl.DataFrame, source: Source) -> pl.DataFrame:
@@ -53,12 +75,32 @@ def rejected_rows(judged: pl.DataFrame, source: Source) -> pl.DataFrame:
     A log without `{date}` may bring years on one day; there a row that tells its own day is booked on that one.
     """
     told_day = pl.lit(None, pl.Date) if source.is_dated else pl.col("event_date")
-    raw = [pl.col(name).alias(name.removeprefix(RAW)) for name in judged.columns if name.startswith(RAW)]
     return judged.select(
         *("delivery_date", "source_file", "record", "reason"),
         event_date=pl.coalesce(told_day, "delivery_date"),
-        fields=pl.coalesce("fields", pl.struct(raw).struct.json_encode()),
+        detail=pl.lit(None, pl.String),
+        fields=pl.coalesce("fields", raw_fields(raw_columns(judged))),
     )
+
+
+def raw_columns(rows: pl.DataFrame) -> list[str]:
+    """Our names for the log's own columns."""
+    return [name for name in rows.columns if name.startswith(RAW)]
+
+
+def raw_row(rows: pl.DataFrame) -> pl.Series:
+    """The whole raw row of candidates as JSON, with the columns of its own file."""
+    number = pl.Series("number", range(rows.height), dtype=pl.Int64)
+    told = [
+        part.select("number", fields=pl.coalesce("fields", raw_fields(json.loads(names))))
+        for (names,), part in rows.with_columns(number).group_by(RAW_COLUMNS)
+    ]
+    return pl.concat(told).sort("number")["fields"]
+
+
+def raw_fields(columns: list[str]) -> pl.Expr:
+    """The log's own columns, by our names for them, as JSON."""
+    return pl.struct(pl.col(name).alias(name.removeprefix(RAW)) for name in columns).struct.json_encode()
 
 
 def event_id(context: list[str]) -> pl.Expr:
@@ -75,46 +117,57 @@ def text(column: str | None) -> pl.Expr:
     return pl.when(trimmed != "").then(trimmed)
 
 
-def occurred_at(kind: pl.DataType, source: Source, time_zone: str) -> pl.Expr:
+def occurred_at(column: pl.Series, source: Source, time_zone: str) -> pl.Series:
     """The instant in UTC; null where the text is no time, or a local time that the clock skipped."""
-    column = pl.col(raw_name(source.columns.occurred_at))
-    if isinstance(kind, pl.Datetime):
-        return (
-            column.dt.cast_time_unit("us").dt.convert_time_zone("UTC") if kind.time_zone else in_zone(column, time_zone)
-        )
+    if isinstance(column.dtype, pl.Datetime):
+        typed = column.dt.cast_time_unit("us")
+        return typed.dt.convert_time_zone("UTC") if column.dtype.time_zone else in_zone(typed, time_zone)
     trimmed = column.str.strip_chars()
     if source.time_unit in (*MICROSECONDS, "ns"):
         return epoch_microseconds(trimmed, source.time_unit).cast(pl.Datetime("us", "UTC"))
     if source.time_unit == "iso":
         return iso_time(trimmed, time_zone)
-    if "%z" in source.time_unit:
-        return trimmed.str.to_datetime(source.time_unit, time_unit="us", strict=False).dt.convert_time_zone("UTC")
-    return in_zone(trimmed.str.to_datetime(source.time_unit, time_unit="us", strict=False), time_zone)
+    return clock_time(trimmed, source.time_unit, time_zone)
 
 
-def epoch_microseconds(column: pl.Expr, unit: str) -> pl.Expr:
+def epoch_microseconds(column: pl.Series, unit: str) -> pl.Series:
     """Whole microseconds since 1970 of a number that may have a fraction; null where it is none."""
     if unit == "ns":  # more digits than a float holds
         return column.cast(pl.Int64, strict=False) // 1000
     return (column.cast(pl.Float64, strict=False) * MICROSECONDS[unit]).round().cast(pl.Int64, strict=False)
 
 
-def plausible(instant: pl.Expr) -> pl.Expr:
+def plausible(instant: pl.Series) -> pl.Series:
     """An instant; null if it lies outside of all that a log can tell."""
-    return pl.when(instant.is_between(EARLIEST, LATEST)).then(instant)
+    return instant.set(~instant.is_between(EARLIEST, LATEST), None)
 
 
-def iso_time(column: pl.Expr, time_zone: str) -> pl.Expr:
-    """ISO 8601 with or without a zone; without one it is the site's local time."""
-    one_form = column.str.replace(" ", "T", literal=True).str.replace(r"[zZ]$", "+00:00")
-    zoned = [one_form.str.to_datetime(form, time_unit="us", strict=False) for form in ISO_ZONED]
-    local = [in_zone(one_form.str.to_datetime(form, time_unit="us", strict=False), time_zone) for form in ISO_LOCAL]
-    return pl.coalesce(*(instant.dt.convert_time_zone("UTC") for instant in zoned), *local)
+def iso_time(column: pl.Series, time_zone: str) -> pl.Series:
+    """ISO 8601 with or without a zone; without one it is the site's local time.
+
+    Reading is what costs, so each form is tried on what the forms before it left.
+    """
+    found = column.str.to_datetime(ISO_UTC, time_unit="us", strict=False).dt.replace_time_zone("UTC")
+    one_form = None
+    for form in ISO_FORMS:
+        is_left = found.is_null() & column.is_not_null()
+        if not is_left.any():
+            break
+        if one_form is None:
+            one_form = column.str.replace(" ", "T", literal=True).str.replace(r"[zZ]$", "+00:00")
+        found = found.scatter(is_left.arg_true(), clock_time(one_form.filter(is_left), form, time_zone))
+    return found
 
 
-def in_zone(local: pl.Expr, time_zone: str) -> pl.Expr:
+def clock_time(text: pl.Series, form: str, time_zone: str) -> pl.Series:
+    """Text of one strptime format as instants; a time without a zone is in the site's zone."""
+    read = text.str.to_datetime(form, time_unit="us", strict=False)
+    return read.dt.convert_time_zone("UTC") if "%z" in form else in_zone(read, time_zone)
+
+
+def in_zone(local: pl.Series, time_zone: str) -> pl.Series:
     """Local clock times as instants: the earlier one of two; null for a time that did not exist."""
-    zoned = local.dt.cast_time_unit("us").dt.replace_time_zone(time_zone, ambiguous="earliest", non_existent="null")
+    zoned = local.dt.replace_time_zone(time_zone, ambiguous="earliest", non_existent="null")
     return zoned.dt.convert_time_zone("UTC")
 
 
@@ -128,8 +181,9 @@ def event_type(source: Source) -> pl.Expr:
     return word.replace_strict(source.event_type.map, default=None, return_dtype=pl.String)
 
 
-def reason(source: Source) -> pl.Expr:
-    """Why a record cannot be an event; null if it can."""
+def reasons(site: PipelineSite, day: date, known_items: pl.Series | None) -> list[tuple[str, pl.Expr]]:
+    """Why a readable record of a file of `day` cannot be an event, each with its rule; the first that holds counts."""
+    source = site.source
     rules = {
         "missing_user": pl.col("visitor").is_null(),
         "missing_item": pl.col("item_id").is_null(),
@@ -137,12 +191,18 @@ def reason(source: Source) -> pl.Expr:
         "unknown_event_type": pl.col("event_type").is_null(),
     }
     if source.is_dated:
-        rules["future_time"] = pl.col("event_date") > pl.col("delivery_date")
+        rules["future_time"] = pl.col("occurred_at") >= day_end(day, site.time_zone)
     if source.lateness is not None:
-        rules["too_late"] = pl.col("event_date") < pl.col("delivery_date") - source.lateness
+        rules["too_late"] = pl.col("occurred_at") < earliest_time(day, source.lateness, site.time_zone)
+    if known_items is not None:
+        rules["item_not_in_catalogue"] = ~pl.col("item_id").is_in(known_items.implode())
     excluded = [(rule.reason, is_excluded(rule)) for rule in source.exclude]
-    ordered = [*excluded, *rules.items()]
-    return pl.coalesce("fault", *(pl.when(rule).then(pl.lit(name)) for name, rule in ordered))
+    return [*excluded, *rules.items()]
+
+
+def earliest_time(day: date, lateness: timedelta, time_zone: str) -> datetime:
+    """The first instant that a file of `day` may tell of: by the clock of the site, so a day more is a day more."""
+    return (datetime.combine(day, time()) - lateness).replace(tzinfo=ZoneInfo(time_zone)).astimezone(UTC)
 
 
 def is_excluded(rule: Exclusion) -> pl.Expr:

@@ -62,7 +62,7 @@ def read_raw_log(paths: list[str], source: Source) -> Iterator[pl.DataFrame]:
     """
     waiting: list[pl.DataFrame] = []
     for frame in (frame for path in paths for frame in read_file(path, source)):
-        if waiting and not (sum(map(len, waiting)) < ROWS_OF_A_FRAME and all(has_types_of(frame, w) for w in waiting)):
+        if waiting and not (sum(map(len, waiting)) < ROWS_OF_A_FRAME and all(is_like(frame, w) for w in waiting)):
             yield together(waiting, source)
             waiting = []
         waiting.append(frame)
@@ -70,13 +70,13 @@ def read_raw_log(paths: list[str], source: Source) -> Iterator[pl.DataFrame]:
         yield together(waiting, source)
 
 
-def has_types_of(frame: pl.DataFrame, other: pl.DataFrame) -> bool:
-    """Whether columns that two frames share are of one type: a time may be typed in one file and text in another."""
-    return all(other.schema.get(name, kind) == kind for name, kind in frame.schema.items())
+def is_like(frame: pl.DataFrame, other: pl.DataFrame) -> bool:
+    """Whether two frames have the same columns of the same types, so that no row gets a column its file has not."""
+    return dict(frame.schema) == dict(other.schema)
 
 
 def together(frames: list[pl.DataFrame], source: Source) -> pl.DataFrame:
-    """Frames of files that may have columns in any order; what none of them has is null."""
+    """Frames of files that may have their columns in any order; what a site needs and they have not is null."""
     rows = pl.concat(frames, how="diagonal")
     return rows.with_columns(
         pl.lit(None, kind).alias(name) for name, kind in no_records(source).schema.items() if name not in rows.columns

@@ -2,10 +2,10 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from pipeline.durations import Duration
@@ -66,6 +66,7 @@ RESERVED = (
     *("given_session_id", "source_file", "record", "fault", "delivery_date", "reason", "fields", "ingested_run"),
     *("session_date", "session_id", "started_at", "ended_at", "num_events", "item_ids", "event_types"),
     *("offsets_seconds", "last_event_at", "run_of", "is_carried", "is_tied", "is_run_start", "is_repeat", "deadline"),
+    *("told_agent", "raw_columns"),
 )
 """Names of our own columns, which a column of the log cannot take beside them."""
 
@@ -75,6 +76,19 @@ REASONS = (
     *("unknown_event_type", "item_not_in_catalogue", "bot", "forgotten"),
 )
 """Why nightjar itself rejects a row; a site's own rules have names of their own."""
+
+
+def regular_expression(value: str) -> str:
+    """A pattern as it stands; judged by the engine that polars uses, which knows no look-around."""
+    try:
+        SchemaValidator(core_schema.str_schema(pattern=value))
+    except SchemaError as error:
+        fault = str(error).splitlines()[-1].removeprefix("error: ")
+        raise ValueError(f"{value!r} is no regular expression: {fault}") from error
+    return value
+
+
+Pattern = Annotated[str, AfterValidator(regular_expression)]
 
 
 class Exclusion(Section):
@@ -88,7 +102,7 @@ class Exclusion(Section):
     column: str
     one_of: list[str] | None = Field(default=None, min_length=1)
     """Exactly one of these texts."""
-    matches: str | None = None
+    matches: Pattern | None = None
     """A regular expression that is found in the text (RE2 syntax; ^ and $ tie it to the ends)."""
     less_than: float | None = None
     more_than: float | None = None
@@ -101,18 +115,6 @@ class Exclusion(Section):
             raise ValueError(f"{value!r} is a reason of nightjar's own; give the rule another name")
         return value
 
-    @field_validator("matches")
-    @classmethod
-    def pattern_is_regular(cls, value: str | None) -> str | None:
-        """Judged by the engine that polars uses, which knows no look-around."""
-        if value is not None:
-            try:
-                SchemaValidator(core_schema.str_schema(pattern=value))
-            except SchemaError as error:
-                fault = str(error).splitlines()[-1].removeprefix("error: ")
-                raise ValueError(f"{value!r} is no regular expression: {fault}") from error
-        return value
-
     @model_validator(mode="after")
     def one_condition(self) -> "Exclusion":
         """A rule says one thing; what several rules say is excluded by any of them."""
@@ -120,6 +122,38 @@ class Exclusion(Section):
         if len(told) != 1:
             raise ValueError(f"give one of one_of, matches, less_than, more_than; found {' and '.join(told) or 'none'}")
         return self
+
+
+class UserAgent(Section):
+    """What a visitor's program calls itself."""
+
+    column: str
+    """The log's column; it is read to judge visitors and kept only where `context` names it too."""
+    pattern: Pattern
+    """A regular expression found in the name of a bot, like `(?i)bot|crawl|spider` (RE2 syntax)."""
+
+
+class Bots(Section):
+    """Visitors that are no people, judged by what they did in one event day; each rule is off unless given.
+
+    All rows that a bot left on that day are rejected. `nightjar ingest --suggest-thresholds` shows what to choose from.
+    """
+
+    events_per_day: int | None = Field(default=None, ge=1)
+    """A bot has more events in the day."""
+    events_per_minute: int | None = Field(default=None, ge=1)
+    """A bot has more events in some minute of the clock."""
+    distinct_items_share: float | None = Field(default=None, gt=0, le=1)
+    """A bot has at least this share of distinct items among its events: it takes in a catalogue, item by item."""
+    distinct_items_from: int = Field(default=50, ge=2)
+    """Fewest events in the day for which that share says anything: who clicks once has a share of 1."""
+    user_agent: UserAgent | None = None
+    """A bot says that it is one, in any of its events of the day."""
+
+    @property
+    def are_judged(self) -> bool:
+        """Whether any rule is on."""
+        return any((self.events_per_day, self.events_per_minute, self.distinct_items_share, self.user_agent))
 
 
 class Source(Section):
@@ -138,9 +172,8 @@ class Source(Section):
     exclude: list[Exclusion] = Field(default_factory=list)
     """Rows that are no events of this site, like cancellations; the first rule that holds gives the reason."""
     lateness: Duration | None = None
-    """Rows older than this, seen from their file's own day, are rejected as `too_late`. Needs `{date}`."""
-    max_events_per_day: int | None = Field(default=None, ge=1)
-    """A visitor with more events in a day is a `bot`; that day's rows of it are rejected."""
+    """Rows older than this, seen from the start of their file's own day, are `too_late`. Needs `{date}`."""
+    bots: Bots = Bots()
 
     @field_validator("time_unit")
     @classmethod
@@ -164,7 +197,9 @@ class Source(Section):
     @property
     def named_columns(self) -> list[str]:
         """The log's columns that the site file names, each once."""
-        named = [*self.columns.model_dump().values(), self.event_type.column, *self.context]
+        agent = self.bots.user_agent.column if self.bots.user_agent else None
+        excluding = [rule.column for rule in self.exclude]
+        named = [*self.columns.model_dump().values(), self.event_type.column, *self.context, *excluding, agent]
         return list(dict.fromkeys(name for name in named if name))
 
     @property
@@ -192,6 +227,8 @@ class Items(Section):
     separator: str = ","
     header: list[str] | None = Field(default=None, min_length=1)
     """Names of the columns of a text file that does not begin with them."""
+    unknown: Literal["keep", "reject"] = "keep"
+    """What becomes of an event whose item is not in the side table of its file's own day."""
 
 
 class Sessions(Section):

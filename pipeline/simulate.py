@@ -116,7 +116,7 @@ class Shop:
     faults_per_day: int = 20
     """About so many rows per day of each kind of fault; the exact number is drawn anew for each kind and day."""
     bots_per_day: int = 1
-    """Crawlers, each with twice the events that the site's `source.max_events_per_day` allows."""
+    """Crawlers, each with twice the events that the site's `source.bots.events_per_day` allows."""
 
     def __post_init__(self) -> None:
         shares = {name: getattr(self, name) for name in ("anonymous_share", "launch_share", "late_share")}
@@ -245,10 +245,10 @@ def check_site(site: PipelineSite) -> None:
         raise ConfigurationError(
             f"source.lateness is {source.lateness}; simulated rows come up to a day late: give 1d or more"
         )
-    limit = source.max_events_per_day
+    limit = source.bots.events_per_day
     if limit is not None and not 150 <= limit <= 30_000:
         raise ConfigurationError(
-            f"source.max_events_per_day is {limit}; simulate tells bots from people at 150 to 30000"
+            f"source.bots.events_per_day is {limit}; simulate tells bots from people at 150 to 30000"
         )
 
 
@@ -693,7 +693,7 @@ def shift_days(rng: np.random.Generator, rows: pl.DataFrame, fewest: int, most: 
 
 def crawl(site: PipelineSite, world: World, rng: np.random.Generator, day: date) -> pl.DataFrame:
     """The day's bots: they look at everything, at twice the pace that the site allows."""
-    num_bots, num_each = world.shop.bots_per_day, 2 * (site.source.max_events_per_day or 0)
+    num_bots, num_each = world.shop.bots_per_day, 2 * (site.source.bots.events_per_day or 0)
     num_rows = num_bots * num_each
     bot: np.ndarray = np.repeat(np.arange(num_bots), num_each)
     item = rng.choice(np.flatnonzero(world.is_on_sale(day)), num_rows)

@@ -22,6 +22,8 @@ class Table:
     columns: Mapping[str, DataType | DataTypeClass]
     partition_by: tuple[str, ...]
     sort_by: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
+    """Columns in which no two values are alike: no dictionary or range of them is worth keeping."""
 
     def empty(self) -> pl.DataFrame:
         """No rows, all columns."""
@@ -51,6 +53,7 @@ FILES = Table(
         "path": pl.String,
         "size": pl.Int64,
         "sha256": pl.String,
+        "judged_by": pl.String,
         "event_date": pl.Date,
         "rows_read": pl.Int64,
         "events": pl.Int64,
@@ -88,6 +91,7 @@ REJECTED = Table(
     {
         "event_date": pl.Date,
         "reason": pl.String,
+        "detail": pl.String,
         "source_file": pl.String,
         "record": pl.Int64,
         "fields": pl.String,
@@ -153,6 +157,7 @@ def events_table(context: list[str]) -> Table:
         },
         ("event_date", "user_bucket"),
         ("occurred_at",),
+        ("event_id",),
     )
 
 

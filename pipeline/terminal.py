@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -17,11 +17,12 @@ def console() -> Console:
     return Console(stderr=True)
 
 
-def track(things: Sequence[T], what: str) -> Iterable[T]:
-    """Go through things with a progress bar; a short or silent loop shows none."""
-    if len(things) < 2 or not sys.stderr.isatty():
+def track(things: Iterable[T], what: str, number: int | None = None) -> Iterable[T]:
+    """Go through things with a progress bar; a short or silent loop shows none. `number` is needed without a `len`."""
+    number = len(things) if isinstance(things, Sized) else number
+    if (number or 0) < 2 or not sys.stderr.isatty():
         return things
-    return rich_track(things, description=what, console=console(), transient=True)
+    return rich_track(things, description=what, total=number, console=console(), transient=True)
 
 
 def align(lines: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -42,7 +42,7 @@ def test_a_delivery_becomes_events_and_its_counts_add_up(small):
 def test_a_rejected_row_is_kept_with_its_reason_place_and_fields(small):
     path = small.deliver("2026-03-01", row(1, "x"), row(1, "", user="bob"), "one,two")
     small.ingest(DAY_1)
-    kept = small.rejected.sort("record").drop("fields").rows()
+    kept = small.rejected.sort("record").drop("fields", "detail").rows()
     assert kept == [(DAY_1, "missing_item", str(path), 2), (DAY_1, "unparsable_row", str(path), 3)]
     fields = [json.loads(text) for text in small.rejected.sort("record")["fields"]]
     assert fields[0]["user"] == "bob"
@@ -282,7 +282,7 @@ def test_a_row_that_is_lost_is_noticed_before_anything_is_published(small, monke
         return judge(candidates.head(-1), site)
 
     monkeypatch.setattr(ingest_module, "judge", lose_one)
-    with pytest.raises(ContractError, match="2 rows were read but 1 are accounted for"):
+    with pytest.raises(ContractError, match=r"2 rows were read but 1 are accounted for .* of .*events-2026-03-01\.csv"):
         small.ingest(DAY_1)
     assert small.versions() == dict.fromkeys(small.versions())
 
@@ -336,22 +336,29 @@ def test_a_log_without_days_gives_the_same_events_as_one_with_days(undated, make
 
 
 def test_a_visitor_with_too_many_events_in_a_day_is_a_bot_on_that_day(make_small):
-    small = make_small(source={"max_events_per_day": 2})
+    small = make_small(source={"bots": {"events_per_day": 2}})
     many = [row(1, item, user="bot") for item in "abc"]
     small.deliver("2026-03-01", *many, row(1, "x"), row(1, "y"), row(1, "y"))
     small.deliver("2026-03-02", row(2, "x", user="bot"))
-    assert small.ingest(DAY_1) == {"files": 1, "rows_read": 6, "events": 2, "duplicates": 1, "rejected": {"bot": 3}}
+    assert small.ingest(DAY_1) == {
+        "files": 1,
+        "rows_read": 6,
+        "events": 2,
+        "duplicates": 1,
+        "rejected": {"bot": 3},
+        "bots": {"events_per_day": 3},
+    }
     small.ingest(DAY_2)
     assert small.events.select("visitor", "event_date").unique().sort("visitor").rows() == [
         ("ann", DAY_1),
         ("bot", DAY_2),
     ]
     fields = [json.loads(text) for text in small.rejected["fields"]]
-    assert sorted(field["item_id"] for field in fields) == ["a", "b", "c"]
+    assert sorted(field["item"] for field in fields) == ["a", "b", "c"]
 
 
 def test_a_late_row_can_make_a_bot(make_small):
-    small = make_small(source={"max_events_per_day": 1})
+    small = make_small(source={"bots": {"events_per_day": 1}})
     small.deliver("2026-03-01", row(1, "x"))
     small.deliver("2026-03-02", row(1, "y"))
     small.ingest(DAY_1)
@@ -359,6 +366,116 @@ def test_a_late_row_can_make_a_bot(make_small):
     small.ingest(DAY_2)
     assert small.items() == []
     assert small.ingest(DAY_1)["rejected"] == {"bot": 1}
+
+
+ON = {"bots": {"events_per_day": 2}}
+
+
+def test_a_row_of_a_bot_is_kept_whole_and_says_why(make_small):
+    small = make_small(source=ON)
+    small.deliver("2026-03-01-a", *(f"{row(1, item)},7" for item in "abc"), header="user,session,item,time,type,price")
+    small.deliver("2026-03-01-b", row(1, "d"))
+    small.ingest(DAY_1)
+    assert small.rejected["detail"].unique().to_list() == ["events_per_day: 4 > 2"]
+    fields = {fields["item"]: fields for fields in map(json.loads, small.rejected["fields"])}
+    told = {"user": "ann", "session": None, "item": "a", "time": "2026-03-01T10:00:00Z", "type": "view"}
+    assert fields["a"] == told | {"price": "7"}
+    assert fields["d"] == told | {"item": "d"}, "a column of another file is not made up"
+
+
+def test_a_program_is_judged_by_its_name_which_is_not_kept(make_small):
+    small = make_small(source={"bots": {"user_agent": {"column": "agent", "pattern": "(?i)bot"}}})
+    rows = [f"{row(1, 'x')},Mozilla/5.0", f"{row(1, 'y', user='bob')},Googlebot/2.1", f"{row(1, 'z', user='bob')},"]
+    small.deliver("2026-03-01", *rows, header="user,session,item,time,type,agent")
+    assert small.ingest(DAY_1)["bots"] == {"user_agent": 2}
+    assert small.items() == ["x"]
+    assert "agent" not in small.events.columns
+    assert small.rejected["detail"].unique().to_list() == ["user_agent: Googlebot/2.1"]
+
+
+@pytest.mark.parametrize("buckets", [1, 3])
+def test_bots_are_the_same_in_any_order_and_number_of_buckets(make_small, buckets):
+    tables = []
+    for n, order in enumerate(itertools.permutations([DAY_1, DAY_2, DAY_3])):
+        small = make_small(f"{n}", buckets=buckets, source=ON)
+        small.deliver("2026-03-01", row(1, "a"), row(1, "b"), row(1, "b"), row(1, "c", user="bob"))
+        small.deliver("2026-03-02", row(1, "late"), row(2, "x"), row(2, "y"))
+        small.deliver("2026-03-03", row(2, "x"), row(2, "z"), row(1, "b", user="bob"))
+        small.ingest(*order)
+        tables.append({name: rows for name, rows in small.tables().items() if name != "events"})
+        tables[-1]["events"] = small.events.drop("user_bucket", "source_file").rows()
+    assert all(other == tables[0] for other in tables)
+    assert sorted(small.reasons()) == ["bot"] * 6
+    assert small.items() == ["b", "c"]
+
+
+# --- the catalogue
+
+
+def with_items(make_small: Any, name: str = "home", path: str = "raw/items.csv", **items: Any) -> Any:
+    told = {"path": path, "columns": {"item_id": "id"}, "unknown": "reject"} | items
+    return make_small(name, items=told, source={"bots": {"events_per_day": 3}})
+
+
+def tell_items(small: Any, name: str, *items: str) -> None:
+    (small.home / f"raw/{name}.csv").write_text("".join(f"{line}\n" for line in ("id", *items)))
+
+
+def test_an_item_that_the_side_table_does_not_know_is_a_reason_where_the_site_says_so(make_small):
+    for name, unknown, reasons in (("a", "reject", ["item_not_in_catalogue"]), ("b", "keep", [])):
+        small = with_items(make_small, name, unknown=unknown)
+        tell_items(small, "items", "x", " y ")
+        small.deliver("2026-03-01", row(1, "x"), row(1, "y"), row(1, "z"))
+        small.ingest(DAY_1)
+        assert small.reasons() == reasons
+
+
+def test_an_item_is_looked_up_on_the_day_of_its_file_in_any_order(make_small):
+    tables = []
+    for n, order in enumerate([(DAY_1, DAY_2), (DAY_2, DAY_1), (DAY_2, DAY_1, DAY_2)]):
+        small = with_items(make_small, f"{n}", "raw/items-{date}.csv")
+        tell_items(small, "items-2026-03-01", "x")
+        tell_items(small, "items-2026-03-02", "y")
+        small.deliver("2026-03-01", row(1, "x"), row(1, "y"))
+        small.deliver("2026-03-02", row(1, "x", hour=11), row(1, "y", hour=11), row(2, "y"))
+        small.ingest(*order)
+        tables.append(small.tables())
+    assert tables[0] == tables[1] == tables[2]
+    assert small.items() == ["x", "y", "y"]
+    assert small.reasons() == ["item_not_in_catalogue"] * 2
+
+
+def test_without_the_side_table_of_its_day_a_file_cannot_be_judged(make_small):
+    small = with_items(make_small, path="raw/items-{date}.csv")
+    small.deliver("2026-03-01", row(1, "x"))
+    with pytest.raises(
+        ConfigurationError, match=r"no file matches .*items-2026-03-01\.csv \(items\.path\); the items of"
+    ):
+        small.ingest(DAY_1)
+    assert small.versions() == dict.fromkeys(small.versions())
+
+
+# --- rules that change
+
+
+def test_a_side_table_that_was_mended_has_its_day_judged_again(make_small):
+    small = with_items(make_small, path="raw/items-{date}.csv")
+    tell_items(small, "items-2026-03-01", "x")
+    small.deliver("2026-03-01", row(1, "x"), row(1, "y"))
+    assert small.ingest(DAY_1)["events"] == 1
+    tell_items(small, "items-2026-03-01", "x", "y")
+    assert small.ingest(DAY_1)["events"] == 2
+    versions = small.versions()
+    small.ingest(DAY_1)
+    assert small.versions() == versions
+
+
+def test_a_rule_that_was_turned_on_has_the_day_judged_again(make_small):
+    small = make_small()
+    small.deliver("2026-03-01", row(1, "x"), row(1, "y"))
+    assert small.ingest(DAY_1)["events"] == 2
+    assert make_small(source={"bots": {"events_per_day": 1}}).ingest(DAY_1)["rejected"] == {"bot": 2}
+    assert make_small().ingest(DAY_1)["events"] == 2
 
 
 # --- laws

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.ids import stable_id
-from pipeline.normalise import normalise
+from pipeline.normalise import event_id, normalise
 from pipeline.settings import PipelineSite
 
 DAY = date(2026, 3, 3)
@@ -21,7 +21,9 @@ def make_site(time_zone: str = "UTC", **source: Any) -> PipelineSite:
     return PipelineSite.model_validate({"name": "a", "store": "s", "time_zone": time_zone, "source": told})
 
 
-def run(site: PipelineSite, *rows: dict[str, Any], day: date = DAY) -> tuple[pl.DataFrame, pl.DataFrame]:
+def run(
+    site: PipelineSite, *rows: dict[str, Any], day: date = DAY, known_items: pl.Series | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     told = [{f"raw:{name}": value for name, value in (GOOD | row).items() if name != "fields"} for row in rows]
     records = pl.DataFrame(told).with_columns(pl.col(pl.Null).cast(pl.String))
     records = records.with_columns(
@@ -29,9 +31,9 @@ def run(site: PipelineSite, *rows: dict[str, Any], day: date = DAY) -> tuple[pl.
         record=pl.int_range(1, pl.len() + 1),
         fault=pl.Series(["unparsable_row" if "fields" in row else None for row in rows], dtype=pl.String),
         fields=pl.Series([row.get("fields") for row in rows], dtype=pl.String),
-        delivery_date=pl.lit(day),
     )
-    good, bad = normalise(records, site)
+    good, bad = normalise(records, site, day, known_items)
+    good = good.with_columns(event_id=event_id(site.source.context))
     assert good.height + bad.height == len(rows)
     return good, bad
 
@@ -132,6 +134,25 @@ def test_a_file_is_judged_by_its_day_in_the_zone_of_the_site():
     assert reason(berlin, t="2026-03-03T23:00:00Z") == "future_time"
     assert reason(berlin, t="2026-03-01T22:59:59Z") == "too_late"
     assert reason(berlin, t="2026-03-01T23:00:00Z") is None
+
+
+def test_lateness_is_exact_and_counts_from_the_start_of_the_day():
+    site = make_site(lateness="90m")
+    assert reason(site, t="2026-03-02T22:30:00Z") is None
+    assert reason(site, t="2026-03-02T22:29:59.999Z") == "too_late"
+
+
+def test_a_day_of_lateness_is_a_day_of_the_sites_clock():
+    berlin = make_site("Europe/Berlin", lateness="1d")
+    for day in (29, 30, 31):  # the clock is put forward on the 29th
+        assert reason(berlin, date(2026, 3, day), t=f"2026-03-{day - 1}T00:00:00") is None
+        assert reason(berlin, date(2026, 3, day), t=f"2026-03-{day - 2}T23:59:59") == "too_late"
+
+
+def test_an_item_that_is_not_known_is_the_last_reason():
+    known = pl.Series(["x", "y"])
+    _, bad = run(make_site(), {"i": " y "}, {"i": "z"}, {"i": "z", "t": "soon"}, {"i": ""}, known_items=known)
+    assert bad["reason"].to_list() == ["item_not_in_catalogue", "bad_time", "missing_item"]
 
 
 def test_without_a_lateness_no_row_is_too_late_and_without_a_delivery_day_none_is_early():
@@ -292,7 +313,7 @@ def test_the_day_of_an_event_is_the_day_in_the_zone_of_the_site():
 
 
 def test_no_rows_give_no_rows():
-    records = run(make_site(), {})[0].clear()
+    records = run(make_site(), {})[0].drop("event_id").clear()
     empty = pl.DataFrame(
         schema=dict.fromkeys([f"raw:{name}" for name in GOOD], pl.String)
         | {
@@ -300,10 +321,9 @@ def test_no_rows_give_no_rows():
             "record": pl.Int64,
             "fault": pl.String,
             "fields": pl.String,
-            "delivery_date": pl.Date,
         }
     )
-    good, bad = normalise(empty, make_site())
+    good, bad = normalise(empty, make_site(), DAY)
     assert good.is_empty()
     assert bad.is_empty()
     assert good.schema == records.schema

@@ -442,7 +442,7 @@ def test_late_rows_come_a_day_after_their_time(report: SimulationReport, truth: 
 
 
 def test_faults_whose_rule_is_off_are_not_planted(tmp_path: Path) -> None:
-    day = simulate(make_site(tmp_path, lateness=None, max_events_per_day=None), DAYS[:1], SHOP).days[0]
+    day = simulate(make_site(tmp_path, lateness=None, bots={}), DAYS[:1], SHOP).days[0]
     assert not {"bot", "too_late"} & set(day.rejected)
     assert day.rejected["missing_item"] >= 10
 
@@ -508,7 +508,7 @@ def test_the_demo_site_can_be_simulated_at_its_defaults(tmp_path: Path) -> None:
         ({"event_type": {"constant": "view"}}, "columns"),
         ({"event_type": {"column": "event", "map": {"view": "view"}}}, "map"),
         ({"lateness": timedelta(hours=2)}, "lateness"),
-        ({"max_events_per_day": 20}, "max_events_per_day"),
+        ({"bots": {"events_per_day": 20}}, "bots.events_per_day"),
     ],
 )
 def test_a_site_that_reads_something_else_is_refused(tmp_path: Path, changes: dict[str, object], word: str) -> None:
