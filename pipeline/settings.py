@@ -66,7 +66,7 @@ RESERVED = (
     *("given_session_id", "source_file", "record", "fault", "delivery_date", "reason", "fields", "ingested_run"),
     *("session_date", "session_id", "started_at", "ended_at", "num_events", "item_ids", "event_types"),
     *("offsets_seconds", "last_event_at", "run_of", "is_carried", "is_tied", "is_run_start", "is_repeat", "deadline"),
-    *("told_agent", "raw_columns"),
+    *("told_agent", "raw_columns", "detail"),
 )
 """Names of our own columns, which a column of the log cannot take beside them."""
 

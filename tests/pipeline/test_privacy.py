@@ -81,7 +81,8 @@ def test_events_come_out_as_they_do_with_raw_ids(hashed, make_small):
 
 def test_no_table_holds_a_raw_id_whatever_became_of_the_row(make_small, secret):
     small = make_small(
-        privacy={"hash_user_ids": True}, source={"bots": {"events_per_day": 3}, "lateness": "1d", "context": ["session"]}
+        privacy={"hash_user_ids": True},
+        source={"bots": {"events_per_day": 3}, "lateness": "1d", "context": ["session"]},
     )
     small.deliver(
         "2026-03-01",
