@@ -29,6 +29,7 @@ from pipeline.tables import SITE, Table
 
 Partition = date | int | str
 MOST_TRIES = 20
+COMMITS_A_CHECKPOINT = 10  # with Delta's own 100 whoever opens a table reads up to 99 files of its log
 KEEP_VERSIONS_FOR = timedelta(days=30)
 ODD_LETTER = re.compile(r"""[^!-~]|["#%<>?`{}|^\\]""")  # Delta percent-encodes these, polars does not decode them
 
@@ -272,7 +273,7 @@ def create_empty(uri: str, table: Table, schema: Schema, properties: Mapping[str
             "ignore",
             list(table.partition_by) or None,
             description=table.grain,
-            configuration=dict(properties),
+            configuration={"delta.checkpointInterval": str(COMMITS_A_CHECKPOINT), **properties},
         )
     except (DeltaError, OSError) as error:
         if not DeltaTable.is_deltatable(uri):

@@ -144,6 +144,15 @@ def test_a_table_keeps_its_versions_for_as_long_as_the_site_says(tmp_path):
     assert told["delta.logRetentionDuration"] == "interval 480 hours"
 
 
+def test_the_log_of_a_table_is_summed_up_often_so_that_opening_it_stays_cheap(store):
+    for n in range(21):
+        store.replace(EVENTS, events(DAY_1, f"x{n}"), {"event_date": [DAY_1]})
+    log = Path(store.table_uri("events")) / "_delta_log"
+    assert len(list(log.glob("*.checkpoint.parquet"))) == 2
+    assert items(store) == {DAY_1: ["x20"]}
+    assert store.open(EVENTS, version=3).version() == 3
+
+
 # --- several writers
 
 
