@@ -159,13 +159,14 @@ def raw_columns(path: str, source: Source) -> dict[str, str]:
     try:
         if kind == "parquet":
             return typed_columns(path)
-        head = beginning(RawFile(path).text_blocks(), LINES_LOOKED_AT if kind == "jsonl" else 1)
+        file = RawFile(path)
+        head = beginning(file.text_blocks(), LINES_LOOKED_AT if kind == "jsonl" else 1)
     except (pa.ArrowException, PolarsError, ValueError, OSError):
         return {}
     if kind == "jsonl":
         return json_types(head.decode(errors="replace").split("\n")[:LINES_LOOKED_AT], source)
     text = SeparatedText(path, source, SEPARATORS[kind])
-    text.parse(head, is_end=True)
+    text.parse(head, is_end=file.damage is None)  # of a cut header nothing is known
     return dict.fromkeys(text.header, "text")
 
 

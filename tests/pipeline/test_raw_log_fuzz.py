@@ -89,6 +89,8 @@ def told(rows: list[Row]) -> list[tuple[str | None, ...]]:
 @depths
 def test_rows_written_by_the_csv_module_are_read_back(read, num_examples):
     def law(rows: list[Row], all_quoted: bool, line_end: str, block: int, ending: str, encoding: str) -> None:
+        if not all_quoted:  # the csv module leaves \r bare where lines end with \n: nobody can tell it from a line end
+            rows = [tuple(field.replace("\r", "") for field in row) for row in rows]
         rows = [row for row in rows if any(row)]
         text = io.StringIO()
         csv.writer(text, quoting=csv.QUOTE_ALL if all_quoted else csv.QUOTE_MINIMAL, lineterminator=line_end).writerows(
@@ -137,8 +139,9 @@ def test_of_any_text_no_letter_is_lost_and_no_record_invented(read, num_examples
         told = [json.loads(row[4]) if row[3] else [cell or "" for cell in row[:3]] for row in fields]
         assert letters("".join(itertools.chain.from_iterable(told))) == letters(body)
         lines = body.replace("\r\n", "\n").removesuffix("\r").split("\n")
-        seen = readings(lines) if good(records) else set()
-        assert [row for row in good(records) if tuple(cell or "" for cell in row) not in seen] == []
+        found = [tuple((cell or "").rstrip("\r") for cell in row) for row in good(records)]
+        seen = {tuple(cell.rstrip("\r") for cell in row) for row in (readings(lines) if found else ())}
+        assert set(found) <= seen
 
     explore(num_examples, law, body=SMALL, block=BLOCK, ending=ENDING)
 
