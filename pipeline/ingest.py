@@ -13,6 +13,7 @@ refused (RetryableError), and its next try builds on what the other one wrote.
 Rows are parsed once, laid aside by visitor bucket, and finished a bucket at a time, which bounds memory.
 """
 
+import logging
 import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ import polars as pl
 
 from pipeline.bots import VISITOR_DAY, find_bots
 from pipeline.catalogue import known_items
+from pipeline.column_changes import column_changes, tell_columns
 from pipeline.days import read_days, update_days
 from pipeline.errors import ConfigurationError, ContractError, RetryableError
 from pipeline.forgotten import blank_rejected, forgotten_users, part_forgotten, without_text
@@ -36,6 +38,8 @@ from pipeline.raw_log import read_raw_log
 from pipeline.settings import PipelineSite
 from pipeline.tables import DAYS, FILES, FORGOTTEN, REJECTED, Table, events_table
 from pipeline.terminal import track
+
+log = logging.getLogger(__name__)
 
 ROWS_HELD = 1_000_000  # candidates held in memory before they are laid aside by bucket
 WORKERS = 2  # buckets finished side by side: while one is written, the next one is judged
@@ -51,6 +55,10 @@ def ingest(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
     changed, gone = compare(present, known, day)
     if changed.is_empty() and gone.is_empty():
         return delivery_counts(store, day)
+    changed = tell_columns(changed, site.source)
+    news = column_changes(changed, known)
+    for line in news:
+        log.warning(line)
     with tempfile.TemporaryDirectory(prefix="nightjar-ingest-") as folder:
         aside = Path(folder)
         users = forgotten_users(store, bases[FORGOTTEN.name])
@@ -61,7 +69,7 @@ def ingest(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
         num_rows = pl.concat([num_rows, parse(site, others, aside, users, only=touched)])
         bases[DAYS.name] = publish_days(site, store, aside, touched, num_rows, users, bases)
         book_files(store, aside, changed, others, known, gone, touched, bases)
-    return delivery_counts(store, day)
+    return delivery_counts(store, day) | ({"columns": news} if news else {})
 
 
 def versions(site: PipelineSite, store: Store) -> dict[str, int]:

@@ -15,12 +15,19 @@ from pipeline.errors import ConfigurationError
 from pipeline.raw_log import log_format
 from pipeline.settings import PipelineSite, Source
 
-RAW_FILE = {"delivery_date": pl.Date, "path": pl.String, "size": pl.Int64, "sha256": pl.String, "judged_by": pl.String}
+RAW_FILE = {
+    "delivery_date": pl.Date,
+    "path": pl.String,
+    "size": pl.Int64,
+    "sha256": pl.String,
+    "judged_by": pl.String,
+    "columns": pl.String,
+}
 CHUNK_BYTES = 32 * 2**20  # raw bytes (mostly packed) read at a time
 
 
 def find_files(site: PipelineSite, day: date) -> pl.DataFrame:
-    """The raw files delivered for a day.
+    """The raw files delivered for a day; what `columns` they have is told for new ones only, later.
 
     Without `{date}` in the path a file belongs to the day on which its present content was first found.
     """
@@ -34,7 +41,7 @@ def find_files(site: PipelineSite, day: date) -> pl.DataFrame:
             f"if {day} really had no events, deliver an empty file. {where_from(site)}"
         )
     rules = rules_digest(site, day)
-    facts = [(day, path, *size_and_digest(path, "source.events"), rules) for path in paths]
+    facts = [(day, path, *size_and_digest(path, "source.events"), rules, None) for path in paths]
     return pl.DataFrame(facts, schema=RAW_FILE, orient="row")
 
 

@@ -54,6 +54,7 @@ FILES = Table(
         "size": pl.Int64,
         "sha256": pl.String,
         "judged_by": pl.String,
+        "columns": pl.String,
         "event_date": pl.Date,
         "rows_read": pl.Int64,
         "events": pl.Int64,

@@ -653,3 +653,21 @@ def test_every_known_fault_has_an_exit_code():
         "ConfigurationError": 2,
         "ContractError": 3,
     }
+
+
+# --- columns
+
+
+def test_a_column_that_is_new_or_missing_is_told_once_and_the_rows_are_taken_in(small, caplog):
+    small.deliver("2026-03-01", row(1, "x"))
+    assert "columns" not in small.ingest(DAY_1)
+    small.deliver("2026-03-02", row(2, "y") + ",nl", header="user,session,item,time,type,country")
+    told = ["events-2026-03-02.csv: column 'country' is new"]
+    counts = small.ingest(DAY_2)
+    assert (counts["columns"], counts["events"]) == (told, 1)
+    assert caplog.messages == told
+    assert "columns" not in small.ingest(DAY_2)
+    small.deliver("2026-03-03", row(3, "z"))
+    assert small.ingest(DAY_3)["columns"] == ["events-2026-03-03.csv: column 'country' is missing"]
+    kept = small.table(FILES).filter(pl.col("delivery_date") == DAY_1)["columns"].item()
+    assert json.loads(kept) == dict.fromkeys(["user", "session", "item", "time", "type"], "text")
