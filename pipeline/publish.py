@@ -17,7 +17,6 @@ from typing import Any
 
 import fsspec
 import polars as pl
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
@@ -106,20 +105,11 @@ class Store:
         address = f"{self.table_uri(table.name)}/{path}"
         if table.sort_by:
             rows = rows.sort(table.sort_by, nulls_last=True)
-        alike = [name for name in rows.columns if name not in table.unlike] if table.unlike else True
         try:
             if "://" not in address:
                 Path(address).parent.mkdir(parents=True, exist_ok=True)
             with fsspec.open(address, "wb") as file:
-                # pyarrow's writer: its strings carry no string_view, which other readers of Delta cannot filter
-                pq.write_table(
-                    rows.to_arrow(compat_level=pl.CompatLevel.oldest()),
-                    file,
-                    compression="zstd",
-                    row_group_size=16_384,
-                    use_dictionary=alike,
-                    write_statistics=alike,
-                )
+                rows.write_parquet(file, compression="zstd", compression_level=1, row_group_size=16_384)
                 size = file.tell()
         except OSError as error:
             raise ConfigurationError(

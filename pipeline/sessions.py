@@ -82,8 +82,12 @@ def as_rows(opened: pl.DataFrame) -> pl.DataFrame:
 
 
 def in_order(rows: pl.DataFrame) -> pl.DataFrame:
-    """Runs together, each in its total order; with `is_tied`, for rows of one run and one instant."""
-    ordered = rows.with_columns(run_of=pl.struct(RUN_OF).hash()).sort("run_of", "occurred_at")
+    """Runs together, each in its total order; with `is_tied`, for rows of one run and one instant.
+
+    Any order of runs will do, so they are sorted by a hash, as integers.
+    """
+    hashed = rows.rechunk().with_columns(run_of=pl.struct(RUN_OF).hash())  # rows of many chunks are slow to gather
+    ordered = hashed[np.lexsort((hashed["occurred_at"].to_physical().to_numpy(), hashed["run_of"].to_numpy()))]
     same_hash = pl.col("run_of") == pl.col("run_of").shift()
     if ordered.select((same_hash & is_other_run()).any()).item():  # one hash for two visitors: sort by their names
         ordered = rows.sort(*RUN_OF, "occurred_at").with_columns(run_of=is_other_run().cum_sum().cast(pl.UInt64))
@@ -188,7 +192,9 @@ def collect_sessions(
 
 def as_lists(values: pl.Series, offsets: Numbers) -> pl.Series:
     """Consecutive values as lists: list number n holds values[offsets[n]:offsets[n + 1]]."""
-    return pl.Series(pa.LargeListArray.from_arrays(pa.array(offsets), values.to_arrow()))
+    return pl.Series(
+        pa.LargeListArray.from_arrays(pa.array(offsets), values.to_arrow(compat_level=pl.CompatLevel.newest()))
+    )
 
 
 def open_at_midnight(

@@ -22,8 +22,6 @@ class Table:
     columns: Mapping[str, DataType | DataTypeClass]
     partition_by: tuple[str, ...]
     sort_by: tuple[str, ...] = ()
-    unlike: tuple[str, ...] = ()
-    """Columns in which no two values are alike: no dictionary or range of them is worth keeping."""
 
     def empty(self) -> pl.DataFrame:
         """No rows, all columns."""
@@ -158,7 +156,6 @@ def events_table(context: list[str]) -> Table:
         },
         ("event_date", "user_bucket"),
         ("occurred_at",),
-        ("event_id",),
     )
 
 
