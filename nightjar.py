@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import date
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,13 +31,28 @@ from pipeline.site_file import load_site
 from training.settings import TrainingSite
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from pipeline.publish import Store
+    from pipeline.tables import Table
+
+log = logging.getLogger("nightjar")
+MOST_ROWS, MOST_LETTERS = 20, 100
 
 
 class Site(TrainingSite):
     """A whole site file: every folder's section."""
 
     schedule: Schedule = Schedule()
+
+
+class Form(StrEnum):
+    """How rejected rows are written."""
+
+    table = "table"
+    jsonl = "jsonl"
+    csv = "csv"
+    tsv = "tsv"
 
 
 Step = Callable[[Site, "Store", date], dict[str, Any]]
@@ -301,6 +317,128 @@ def read(
 
 
 @app.command()
+def rejected(
+    site: SiteOption,
+    day: Annotated[str, typer.Option("--date", help="The day that the rows are booked on: as a rule their file's.")],
+    reason: Annotated[str, typer.Option(help="Rows of this reason only.")] = "",
+    form: Annotated[Form, typer.Option("--as", help="table; or the rows as delivered, to be mended.")] = Form.table,
+) -> None:
+    """Show the rows of a day that became no event, or hand them back for repair."""
+    from pipeline.publish import open_store
+    from pipeline.quarantine import as_json_lines, as_separated, raw_rows, rejected_rows
+
+    the_site = read_site(site)
+    store = open_store(the_site, must_exist=True)
+    rows = rejected_rows(store, read_day(day), reason or None)
+    if form is Form.table:
+        show_rejected(rows)
+        return
+    found, num_missing = raw_rows(the_site, store, rows)
+    separator = "\t" if form is Form.tsv else ","
+    for line in as_json_lines(found) if form is Form.jsonl else as_separated(found, separator):
+        write_text(line)
+    if num_missing:
+        log.warning("%d rows are left out: their raw file is gone or was changed since", num_missing)
+
+
+def show_rejected(rows: "pl.DataFrame") -> None:
+    """Counts by reason, and the first rows."""
+    counts = rows.group_by("reason").len("rows").sort("rows", "reason", descending=[True, False])
+    if counts.is_empty():
+        write_text("no row was rejected")
+        return
+    write_table(counts.to_dicts(), ("reason", "rows"))
+    shown = [
+        row | {"fields": (row["fields"] or "")[:MOST_LETTERS]} for row in rows.head(MOST_ROWS).iter_rows(named=True)
+    ]
+    write_text("")
+    write_table(shown, ("reason", "source_file", "record", "detail", "fields"))
+    if rows.height > MOST_ROWS:
+        write_text(f"… and {rows.height - MOST_ROWS} more; --as jsonl prints all of them")
+
+
+@app.command("days")
+def days_command(
+    site: SiteOption,
+    first: FromOption = "",
+    last: ToOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a day instead of a table.")] = False,
+) -> None:
+    """Show the days of the store: files, counts, verdicts, and which step must run again."""
+    from pipeline.day_report import day_report
+    from pipeline.publish import open_store
+
+    the_site = read_site(site)
+    bounds = read_days("", first, last) if first or last else [date.min, date.max]
+    report = day_report(open_store(the_site, must_exist=True), the_site.sessions, bounds[0], bounds[-1]).to_dicts()
+    for row in report if as_json else []:
+        write_json(row)
+    if not as_json:
+        write_table(report, tuple(report[0])) if report else write_text("the store knows no day in that range")
+
+
+@app.command()
+def compact(site: SiteOption) -> None:
+    """Put the small files of each partition together; readers see the same rows."""
+    from pipeline import upkeep
+    from pipeline.publish import open_store
+
+    the_site = read_site(site)
+    tables = upkeep.compact(open_store(the_site, must_exist=True), store_tables(the_site))
+    write_json({"step": "compact", "site": the_site.name, "tables": tables})
+
+
+@app.command()
+def vacuum(
+    site: SiteOption,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove files that no version within keep_versions_for needs."""
+    from pipeline import upkeep
+    from pipeline.publish import open_store
+
+    the_site = read_site(site)
+    tables = upkeep.vacuum(open_store(the_site, must_exist=True), dry_run=dry_run)
+    total = {name: sum(table[name] for table in tables) for name in ("files", "bytes")}
+    kept = format_duration(the_site.keep_versions_for)
+    write_json(
+        {"step": "vacuum", "site": the_site.name, "dry_run": dry_run, "kept_for": kept, **total, "tables": tables}
+    )
+
+
+@app.command()
+def forget(
+    site: SiteOption, user: Annotated[str, typer.Option(help="The id of a user, as it stands in the log.")]
+) -> None:
+    """Take a user out of every table, and keep later ingests from bringing them back."""
+    from features.tables import SEQUENCES
+    from pipeline.forget import forget
+    from pipeline.publish import open_store
+    from serving_export.tables import RECOMMENDATIONS
+
+    the_site = read_site(site)
+    refuse_while_running(the_site)
+    store = open_store(the_site, must_exist=True)
+    facts = forget(the_site, store, user, [(SEQUENCES, "visitor"), (RECOMMENDATIONS, "user_id")])
+    log.info(
+        "raw logs, backups and models that were trained before are out of reach; earlier versions of the tables are "
+        "gone after the first `nightjar vacuum` on or after %s",
+        facts["gone_after"],
+    )
+    write_json({"step": "forget", "site": the_site.name, **facts})
+
+
+def store_tables(site: Site) -> "list[Table]":
+    """The tables with partitions."""
+    from features.tables import SEQUENCES, VOCABULARY
+    from pipeline.tables import DAYS, FILES, ITEMS, OPEN_SESSIONS, REJECTED, events_table, sessions_table
+    from serving_export.tables import RECOMMENDATIONS
+
+    of_site = [events_table(site.source.context), sessions_table(site.source.context)]
+    return [*of_site, REJECTED, FILES, DAYS, ITEMS, OPEN_SESSIONS, VOCABULARY, SEQUENCES, RECOMMENDATIONS]
+
+
+@app.command()
 def simulate(site: SiteOption, first: FromOption, last: ToOption, seed: int = 1) -> None:
     """Write the raw logs of a simulated shop where the site file looks for them."""
     from pipeline.simulate import Shop, simulate
@@ -375,6 +513,17 @@ def lock(site: Site, step: str, day: date) -> AbstractContextManager[object]:
         ) from error
 
 
+def refuse_while_running(site: Site) -> None:
+    """Raise RetryableError if a step of the site is at work on this machine: it may hold rows that it has read."""
+    from filelock import FileLock, Timeout
+
+    for file in sorted((site.home / "locks").glob(f"{site.name}-*.lock")):
+        try:
+            FileLock(file, timeout=0).acquire().lock.release()
+        except Timeout as error:
+            raise RetryableError(f"{file.stem} is running; forget users when no step is at work") from error
+
+
 STDOUT = 1
 
 
@@ -393,8 +542,13 @@ def write_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     from pipeline.terminal import align
 
     shown = [name for name in columns if any(row.get(name) is not None for row in rows)]
-    cells = [[f"{row[n]:.4f}" if isinstance(row[n], float) else str(row[n] or "") for n in shown] for row in rows]
+    cells = [[told(row[name]) for name in shown] for row in rows]
     write_text(align([shown, *cells], left=len(shown)))
+
+
+def told(cell: Any) -> str:
+    """A cell of a table."""
+    return "" if cell is None else f"{cell:.4f}" if isinstance(cell, float) else str(cell)
 
 
 def keep_stdout_for_results() -> None:
@@ -423,6 +577,8 @@ def main() -> None:
     logging.getLogger("nightjar").setLevel(logging.INFO)
     try:
         app()
+    except BrokenPipeError:  # whoever read our results has seen enough
+        sys.exit(0)
     except NightjarError as error:
         sys.stderr.write(f"nightjar: {error}\n")
         sys.exit(error.exit_code)

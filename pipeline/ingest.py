@@ -317,7 +317,7 @@ def book_files(
     booked = pl.concat([read.join(counts, on="path"), empty], how="diagonal_relaxed")
     rows = pl.concat([kept, booked.select(kept.columns)])
     deliveries = sorted({*read["delivery_date"], *replaced["delivery_date"]})
-    update_days(store, day_facts(rows, aside, touched), bases[DAYS.name])
+    update_days(store, day_facts(rows, digests(aside), touched), bases[DAYS.name])
     booked_now = rows.filter(pl.col("delivery_date").is_in(deliveries))
     # Whoever counted on the files of a touched day without knowing of these must try again.
     rebuilt = [f"event_date={each}" for each in touched]
@@ -334,13 +334,16 @@ def counts_by_file(aside: Path) -> pl.DataFrame:
     return told.group_by("path", "event_date").agg(*by_outcome, rows_read=pl.col("n").sum())
 
 
-def day_facts(files: pl.DataFrame, aside: Path, touched: list[date]) -> pl.DataFrame:
-    """What each touched day is made of: a digest of its events, and counts over all files."""
+def digests(aside: Path) -> pl.DataFrame:
+    """What the events of each touched day are: event_date, events_content."""
     sums = read_aside(aside / "contents")
-    empty = pl.DataFrame(schema={"event_date": pl.Date, "events_content": pl.String})
-    digests = (
-        sums.group_by("event_date").sum().select("event_date", events_content=content_text()) if sums.width else empty
-    )
+    if not sums.width:
+        return pl.DataFrame(schema={"event_date": pl.Date, "events_content": pl.String})
+    return sums.group_by("event_date").sum().select("event_date", events_content=content_text())
+
+
+def day_facts(files: pl.DataFrame, digests: pl.DataFrame, touched: list[date]) -> pl.DataFrame:
+    """What each touched day is made of: a digest of its events, and counts over all files."""
     counts = files.group_by("event_date").agg(
         num_events=pl.col("events").sum(),
         num_duplicates=pl.col("duplicates").sum(),

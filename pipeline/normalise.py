@@ -79,8 +79,13 @@ def rejected_rows(judged: pl.DataFrame, source: Source) -> pl.DataFrame:
         *("delivery_date", "source_file", "record", "reason"),
         event_date=pl.coalesce(told_day, "delivery_date"),
         detail=pl.lit(None, pl.String),
-        fields=pl.coalesce("fields", raw_fields(raw_columns(judged))),
+        fields=whole_row(judged),
     )
+
+
+def whole_row(records: pl.DataFrame) -> pl.Expr:
+    """Raw records as JSON: as the file tells them, or by their columns."""
+    return pl.coalesce("fields", raw_fields(raw_columns(records)))
 
 
 def raw_columns(rows: pl.DataFrame) -> list[str]:

@@ -10,11 +10,13 @@ import pytest
 from deltalake import DeltaTable
 
 import nightjar
+from serving_export.tables import RECOMMENDATIONS
 
 HERE = Path(__file__).parents[1]
 EXECUTABLE = Path(sys.executable).with_name("nightjar")
 STEPS = ["ingest", "sessionize", "validate", "features", "train", "promote", "refit", "export"]
-COMMANDS = [*STEPS, "run", "recommend", "read", "simulate"]
+CARE = ["rejected", "days", "compact", "vacuum", "forget"]
+COMMANDS = [*STEPS, "run", "recommend", "read", *CARE, "simulate"]
 
 
 def tables(home: Path) -> set[str]:
@@ -395,3 +397,87 @@ def test_asking_where_nothing_is_says_so_and_makes_no_store(command, raw_shop, t
     assert "there is no store at" in error
     assert str(tmp_path / "elsewhere") in error
     assert not (tmp_path / "elsewhere" / "store").exists()
+
+
+# Care of the store
+
+
+def test_rejected_rows_are_shown_by_reason_and_handed_back(command, copy_shop):
+    shop = copy_shop()
+    options = ["rejected", "--site", shop.file, "--date", "2026-03-01"]
+    code, out, err = command(shop.home, *options)
+    assert (code, err) == (0, "")
+    head, *_ = out.splitlines()
+    assert head.split() == ["reason", "rows"]
+    assert "bad_time" in out
+    code, out, _ = command(shop.home, *options, "--reason", "bad_time", "--as", "jsonl")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert {line["nightjar"]["reason"] for line in lines} == {"bad_time"}
+    code, out, _ = command(shop.home, *options, "--reason", "bad_time", "--as", "csv")
+    assert out.splitlines()[0].startswith("user_id,session_id,item_id")
+    assert len(out.splitlines()) == len(lines) + 1
+    code, out, err = command(shop.home, *options, "--reason", "bad")
+    assert (code, out) == (2, "")
+    assert "bad_time" in one_sentence(err)
+
+
+def test_days_are_a_table_or_json_lines(command, copy_shop):
+    shop = copy_shop()
+    code, out, err = command(shop.home, "days", "--site", shop.file)
+    assert (code, err) == (0, "")
+    head, *rows = out.splitlines()
+    assert head.split() == ["event_date", "files", "events", "duplicates", "rejected", "sessions", "verdict", "state"]
+    assert len(rows) == len(shop.days)
+    assert all("passed as it is now" in row for row in rows[:-1])
+    days = ["--from", "2026-03-02", "--to", "2026-03-03"]
+    code, out, _ = command(shop.home, "days", "--site", shop.file, *days, "--json")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [line["event_date"] for line in told] == ["2026-03-02", "2026-03-03"]
+    assert all(line["events"] > 0 for line in told)
+
+
+def test_compact_and_vacuum_say_what_they_did(command, copy_shop):
+    shop = copy_shop()
+    code, out, err = command(shop.home, "compact", "--site", shop.file)
+    assert (code, err) == (0, "")
+    (told,) = map(json.loads, out.splitlines())
+    assert told == {"step": "compact", "site": "small", "tables": []}
+    code, out, err = command(shop.home, "vacuum", "--site", shop.file, "--dry-run")
+    (told,) = map(json.loads, out.splitlines())
+    assert (told["files"], told["kept_for"], told["dry_run"]) == (0, "30d", True)
+
+
+def test_forget_tells_what_was_removed_and_never_names_the_user(command, released, caplog):
+    user = released.store.scan(RECOMMENDATIONS).collect()["user_id"][0]
+    code, out, err = command(released.home, "forget", "--site", released.file, "--user", user)
+    assert code == 0, err
+    (told,) = map(json.loads, out.splitlines())
+    assert told["removed"]["events"] > 0
+    assert told["removed"]["recommendations"] == 10
+    assert told["stale_days"]
+    assert user not in out + err + caplog.text
+    assert "out of reach" in caplog.text
+    code, out, _ = command(released.home, "read", "--site", released.file, "--user", user, "--json")
+    assert (code, json.loads(out)["items"]) == (0, [])
+
+
+def test_nobody_is_forgotten_while_a_step_is_running(command, released):
+    with nightjar.lock(released.site, "features", released.days[3]):
+        code, out, err = command(released.home, "forget", "--site", released.file, "--user", "u")
+    assert (code, out) == (1, "")
+    assert "features-2026-03-04 is running" in one_sentence(err)
+
+
+def test_care_needs_a_store(command, write_site, tmp_path):
+    shop = write_site(tmp_path)
+    for arguments in (
+        ["days"],
+        ["compact"],
+        ["vacuum"],
+        ["forget", "--user", "u"],
+        ["rejected", "--date", "2026-03-01"],
+    ):
+        code, out, err = command(tmp_path, arguments[0], "--site", shop.file, *arguments[1:])
+        assert (code, out) == (2, ""), arguments
+        assert "there is no store at" in one_sentence(err)
