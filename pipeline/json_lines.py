@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.errors import ConfigurationError
-from pipeline.raw_columns import raw_name, wanted_columns
+from pipeline.raw_columns import id_columns, raw_name, wanted_columns
 from pipeline.separated_text import readable
 from pipeline.settings import Source
 
@@ -20,8 +20,7 @@ class JsonLines:
     """What turns blocks of text into records."""
 
     def __init__(self, source: Source) -> None:
-        columns = source.columns
-        self.ids = {name for name in (columns.user_id, columns.item_id, columns.session_id) if name}
+        self.ids = id_columns(source)
         self.paths = {name: json_path(name) for name in wanted_columns(source)}
 
     def parse(self, text: bytes, is_end: bool) -> tuple[pl.DataFrame, bytes]:

@@ -21,6 +21,7 @@ META: dict[str, type[pl.DataType]] = {
     "fault": pl.String,
     "fields": pl.String,
 }
+UNREADABLE = "\ufffd"
 MOST_NAMES_TOLD = 30
 
 
@@ -32,6 +33,12 @@ def raw_name(column: str) -> str:
 def wanted_columns(source: Source) -> list[str]:
     """The log's columns that the site file names."""
     return list(dict.fromkeys([*source.named_columns, *(rule.column for rule in source.exclude)]))
+
+
+def id_columns(source: Source) -> list[str]:
+    """The log's columns that say who and what."""
+    columns = source.columns
+    return [name for name in (columns.user_id, columns.session_id, columns.item_id) if name]
 
 
 def no_records(source: Source) -> pl.DataFrame:
@@ -72,3 +79,18 @@ def fault_rows(fault: str, told: Sequence[tuple[int, str]]) -> pl.DataFrame:
     """Records that are no more than their fault, from (record number, fields)."""
     rows = pl.DataFrame(told, schema={"record": pl.Int64, "fields": pl.String}, orient="row")
     return rows.with_columns(fault=pl.lit(fault))
+
+
+def refuse_unreadable_ids(records: pl.DataFrame, source: Source) -> pl.DataFrame:
+    """Records; those with a user, item or session id that was no UTF-8 are `unparsable_row`.
+
+    All that cannot be read becomes U+FFFD, so two ids of the log would become one that is not in it.
+    """
+    ids = [raw_name(name) for name in id_columns(source) if raw_name(name) in records.columns]
+    if not ids:
+        return records
+    is_unreadable = pl.any_horizontal(pl.col(name).str.contains(UNREADABLE, literal=True) for name in ids)
+    if not records.select(is_unreadable.any()).item():
+        return records
+    fault = pl.col("fault") if "fault" in records.columns else pl.lit(None, pl.String)
+    return records.with_columns(fault=pl.coalesce(fault, pl.when(is_unreadable).then(pl.lit("unparsable_row"))))

@@ -20,7 +20,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.json_lines import JsonLines, json_types
 from pipeline.odd_lines import OddLines
 from pipeline.raw_bytes import RawFile
-from pipeline.raw_columns import META, fault_rows, no_records
+from pipeline.raw_columns import META, fault_rows, no_records, refuse_unreadable_ids
 from pipeline.separated_text import SEPARATORS, SeparatedText
 from pipeline.settings import Source
 from pipeline.typed_files import typed_columns, typed_frames
@@ -86,7 +86,7 @@ def together(frames: list[pl.DataFrame], source: Source) -> pl.DataFrame:
 def read_file(path: str, source: Source) -> Iterator[pl.DataFrame]:
     """The records of one file, those of a damaged one up to the damage."""
     kind = log_format(path, source)
-    parts = read_typed(path, source) if kind == "parquet" else read_text(path, parser(path, kind, source))
+    parts = read_typed(path, source) if kind == "parquet" else read_text(path, parser(path, kind, source), source)
     num_records = 0
     try:
         for part in parts:
@@ -113,18 +113,19 @@ def parser(path: str, kind: str, source: Source) -> Parser:
     return JsonLines(source) if kind == "jsonl" else SeparatedText(path, source, SEPARATORS[kind])
 
 
-def read_text(path: str, parser: Parser) -> Iterator[pl.DataFrame]:
+def read_text(path: str, parser: Parser, source: Source) -> Iterator[pl.DataFrame]:
     """Records of one text file; of each frame they are numbered from 1."""
     file = RawFile(path)
     rest = b""
     for block in file.text_blocks():
-        records, rest = parser.parse(rest + block, is_end=False)
-        yield records
+        text = rest + block
+        records, rest = parser.parse(text, is_end=False)
+        yield records if text.isascii() else refuse_unreadable_ids(records, source)
         if len(rest) > MOST_BYTES_OF_A_RECORD:
             yield truncated(path, f"a record is longer than {MOST_BYTES_OF_A_RECORD} bytes; nothing after it was read")
             return
     if file.damage is None:
-        yield parser.parse(rest, is_end=True)[0]
+        yield refuse_unreadable_ids(parser.parse(rest, is_end=True)[0], source)
     else:  # half a record is none
         yield truncated(path, file.damage.error, readable_bytes=file.damage.num_bytes)
 

@@ -229,10 +229,24 @@ def test_line_ends_blank_lines_and_a_byte_order_mark_do_not_matter(tmp_path, con
     assert triples(records) == [("a", "b", "1"), ("c", "d", "2")]
 
 
-@pytest.mark.parametrize("ragged", ["", "bad\n"])
-def test_bytes_that_are_no_text_do_not_stop_the_file(tmp_path, ragged):
-    path = write(tmp_path, "a.csv", "u,i,t\ncaf\xe9,b,1\n".encode("latin-1") + ragged.encode())
-    assert triples(read(path))[0] == ("caf\ufffd", "b", "1")
+@pytest.mark.parametrize("ragged", ["", "bad\n", '"stray,b,1\n'])
+def test_an_id_that_is_no_text_is_unparsable_and_other_letters_are_replaced(tmp_path, ragged):
+    """Two ids that differ in unreadable letters only would become one."""
+    text = "u,i,t,title\ncaf\xe9,b,1,x\ncafe,b,2,caf\xe9\n"
+    path = write(tmp_path, "a.csv", text.encode("latin-1") + ragged.encode())
+    records = read(path, of=source(context=["title"]))
+    assert records.filter(pl.col("fault").is_null()).select("raw:u", "raw:title").rows() == [("cafe", "caf\ufffd")]
+    first = records.row(0, named=True)
+    assert (first["fault"], first["fields"], first["raw:u"]) == ("unparsable_row", None, "caf\ufffd")
+
+
+def test_an_unreadable_id_in_json_is_unparsable_and_its_line_is_kept(tmp_path):
+    path = write(
+        tmp_path, "a.jsonl", '{"u": "caf\xe9", "i": "b", "t": 1}\n{"u": "a", "i": "b", "t": 1}'.encode("latin-1")
+    )
+    records = read(path)
+    assert records["fault"].to_list() == ["unparsable_row", None]
+    assert records["fields"][0] == '{"u": "caf\ufffd", "i": "b", "t": 1}'
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl", "a.csv.zst", "a.tsv.gz", "a.parquet"])
