@@ -144,6 +144,43 @@ def add_step(name: str, step: Step) -> None:
     app.command(name)(command)
 
 
+def ingest_command(
+    site: SiteOption,
+    day: DateOption = "",
+    first: FromOption = "",
+    last: ToOption = "",
+    suggest: Annotated[
+        bool,
+        typer.Option("--suggest-thresholds", help="Only show what limits of source.bots would cut; write nothing."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line of suggestions instead of a table.")] = False,
+) -> None:
+    """Raw files of a delivery day become events; the catalogue is brought up to date."""
+    the_site = read_site(site)
+    for each in read_days(day, first, last):
+        if suggest:
+            show_thresholds(the_site, each, as_json)
+        else:
+            run_step("ingest", the_site, each, ingest)
+
+
+def show_thresholds(site: Site, day: date, as_json: bool) -> None:
+    """What limits at some quantiles of a day would cut."""
+    from pipeline.thresholds import suggest_thresholds
+
+    rows = suggest_thresholds(site, day)
+    if as_json:
+        write_json({"step": "ingest", "site": site.name, "date": day.isoformat(), "thresholds": rows})
+    elif rows:
+        shown = [
+            row | {"limit": f"{row['limit']:.4g}" if isinstance(row["limit"], float) else row["limit"]} for row in rows
+        ]
+        texts = [row | {"visitors cut": str(row["visitors"]), "events cut": f"{row['events']:.3%}"} for row in shown]
+        write_table(texts, ("measure", "quantile", "limit", "visitors cut", "events cut"))
+    else:
+        write_text(f"the files of {day} hold no row of that day that could be an event: nothing to choose from")
+
+
 def train_command(
     site: SiteOption,
     recipe: Annotated[str, typer.Option(help="A recipe's name.")],
@@ -160,7 +197,10 @@ def train_command(
 for _name, _step in STEPS.items():
     if _name == "promote":
         app.command("train")(train_command)
-    add_step(_name, _step)
+    if _name == "ingest":
+        app.command("ingest")(ingest_command)
+    else:
+        add_step(_name, _step)
 
 
 @app.command()

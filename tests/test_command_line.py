@@ -226,6 +226,21 @@ def test_a_step_ends_with_one_json_line_on_stdout(command, write_site, raw_shop,
         assert line["seconds"] >= 0
 
 
+def test_thresholds_are_suggested_as_a_table_or_a_json_line_and_nothing_is_written(
+    command, write_site, raw_shop, tmp_path
+):
+    told = json.loads(raw_shop.site.source.model_dump_json(exclude_none=True))
+    shop = write_site(tmp_path, source=told | {"events": f"{raw_shop.home}/raw/events-{{date}}.csv"}, items=None)
+    asked = ("ingest", "--site", shop.file, "--date", "2026-03-01", "--suggest-thresholds")
+    code, table, err = command(shop.home, *asked)
+    assert code == 0, err
+    assert table.split()[:8] == ["measure", "quantile", "limit", "visitors", "cut", "events", "cut", "events_per_day"]
+    code, line, err = command(shop.home, *asked, "--json")
+    assert code == 0, err
+    assert json.loads(line)["thresholds"][5]["visitors"] == 0, "nobody lies over the largest value"
+    assert not list(shop.home.rglob("*.parquet"))
+
+
 def test_a_second_runner_of_the_same_work_is_kept_out(command, copy_shop):
     shop = copy_shop()
     with nightjar.lock(shop.site, "sessionize", shop.days[0]):
