@@ -382,19 +382,21 @@ def rejected(
 
 
 def show_rejected(rows: "pl.DataFrame") -> None:
-    """Counts by reason, and the first rows."""
+    """Counts by reason, and the first rows of each."""
     counts = rows.group_by("reason").len("rows").sort("rows", "reason", descending=[True, False])
     if counts.is_empty():
         write_text("no row was rejected")
         return
     write_table(counts.to_dicts(), ("reason", "rows"))
+    some = rows.group_by("reason", maintain_order=True).head(max(1, MOST_ROWS // counts.height)).sort("reason")
     shown = [
-        row | {"fields": (row["fields"] or "")[:MOST_LETTERS]} for row in rows.head(MOST_ROWS).iter_rows(named=True)
+        row | {"file": row["source_file"].rsplit("/", 1)[-1], "fields": (row["fields"] or "")[:MOST_LETTERS]}
+        for row in some.iter_rows(named=True)
     ]
     write_text("")
-    write_table(shown, ("reason", "source_file", "record", "detail", "fields"))
-    if rows.height > MOST_ROWS:
-        write_text(f"… and {rows.height - MOST_ROWS} more; --as jsonl prints all of them")
+    write_table(shown, ("reason", "file", "record", "detail", "fields"))
+    if rows.height > len(shown):
+        write_text(f"… and {rows.height - len(shown)} more; --as jsonl prints all of them")
 
 
 @app.command("days")
@@ -460,6 +462,8 @@ def forget(
     refuse_while_running(the_site)
     store = open_store(the_site, must_exist=True)
     facts = forget(the_site, store, user, [(SEQUENCES, "visitor"), (RECOMMENDATIONS, "user_id")])
+    if not any(facts["removed"].values()):
+        log.warning("no table holds rows of that user now; the id must be the one of the log, letter by letter")
     log.info(
         "raw logs, backups and models that were trained before are out of reach; earlier versions of the tables are "
         "gone after the first `nightjar vacuum` on or after %s",
