@@ -41,7 +41,7 @@ from pipeline.terminal import track
 
 log = logging.getLogger(__name__)
 
-ROWS_HELD = 1_000_000  # candidates held in memory before they are laid aside by bucket
+ROWS_HELD = 400_000  # candidates held in memory before they are laid aside by bucket
 WORKERS = 2  # buckets finished side by side: while one is written, the next one is judged
 
 COUNTS = ("rows_read", "events", "duplicates", "rejected")
