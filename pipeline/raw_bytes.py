@@ -77,20 +77,37 @@ class RawFile:
         return blocks if self.damage is None else first_bytes(blocks, self.damage.num_bytes)
 
     def text_blocks(self) -> Iterator[bytes]:
-        """The same as UTF-8 with \\n between lines, without a byte order mark; UTF-16 is told by its mark."""
-        blocks = self.blocks()
-        first = next(blocks, b"")
-        if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            decoder = codecs.getincrementaldecoder("utf-16")("replace")
-            yield decoder.decode(first).encode()
-            yield from (decoder.decode(block).encode() for block in blocks)
-            yield decoder.decode(b"", final=True).encode()
-            return
-        first = first.removeprefix(codecs.BOM_UTF8)
-        if b"\r" in first and b"\n" not in first:  # lines of an old Macintosh
-            first, blocks = first.replace(b"\r", b"\n"), (block.replace(b"\r", b"\n") for block in blocks)
-        yield first
-        yield from blocks
+        """The same as text (see `as_text`)."""
+        return as_text(self.blocks())
+
+
+def as_text(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Blocks as UTF-8 with \\n between lines, without a byte order mark; UTF-16 is told by its mark."""
+    first = next(blocks, b"")
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        decoder = codecs.getincrementaldecoder("utf-16")("replace")
+        yield decoder.decode(first).encode()
+        yield from (decoder.decode(block).encode() for block in blocks)
+        yield decoder.decode(b"", final=True).encode()
+        return
+    first = first.removeprefix(codecs.BOM_UTF8)
+    if b"\r" in first and b"\n" not in first:  # lines of an old Macintosh
+        first, blocks = first.replace(b"\r", b"\n"), (block.replace(b"\r", b"\n") for block in blocks)
+    yield first
+    yield from blocks
+
+
+def first_lines(path: str, num_lines: int) -> bytes:
+    """The first lines of a text that are not blank; of a damaged archive no half ones. Reads no further than needed."""
+    text = b""
+    try:
+        for block in as_text(unpacked_blocks(path)):
+            text = (text + block).lstrip(b"\r\n")
+            if text.count(b"\n") >= num_lines or len(text) > HELD_BLOCKS * BLOCK_BYTES:
+                break
+    except DamagedArchive:
+        text = text[: text.rfind(b"\n") + 1]
+    return b"\n".join(text.split(b"\n", num_lines)[:num_lines])
 
 
 def packing(path: str) -> Callable[[], Decompressor] | None:

@@ -19,7 +19,7 @@ from polars.exceptions import PolarsError
 from pipeline.errors import ConfigurationError
 from pipeline.json_lines import JsonLines, json_types
 from pipeline.odd_lines import OddLines
-from pipeline.raw_bytes import RawFile
+from pipeline.raw_bytes import RawFile, first_lines
 from pipeline.raw_columns import META, fault_rows, no_records, refuse_unreadable_ids
 from pipeline.separated_text import SEPARATORS, SeparatedText
 from pipeline.settings import Source
@@ -138,7 +138,7 @@ def read_typed(path: str, source: Source) -> Iterator[pl.DataFrame]:
             yield rows.with_columns(record=pl.int_range(1, rows.height + 1))
             num_records += rows.height
     except (pa.ArrowException, PolarsError, UnicodeDecodeError, ValueError) as error:
-        yield truncated(path, f"it cannot be read as Parquet: {error}", readable_rows=num_records)
+        yield truncated(path, f"it cannot be read as Parquet: {str(error).rstrip('.')}", readable_rows=num_records)
 
 
 def truncated(path: str, error: str, **readable: int) -> pl.DataFrame:
@@ -160,22 +160,11 @@ def raw_columns(path: str, source: Source) -> dict[str, str]:
     try:
         if kind == "parquet":
             return typed_columns(path)
-        file = RawFile(path)
-        head = beginning(file.text_blocks(), LINES_LOOKED_AT if kind == "jsonl" else 1)
+        head = first_lines(path, LINES_LOOKED_AT if kind == "jsonl" else 1)
     except (pa.ArrowException, PolarsError, ValueError, OSError):
         return {}
     if kind == "jsonl":
-        return json_types(head.decode(errors="replace").split("\n")[:LINES_LOOKED_AT], source)
+        return json_types(head.decode(errors="replace").split("\n"), source)
     text = SeparatedText(path, source, SEPARATORS[kind])
-    text.parse(head, is_end=file.damage is None)  # of a cut header nothing is known
+    text.parse(head, is_end=True)
     return dict.fromkeys(text.header, "text")
-
-
-def beginning(blocks: Iterator[bytes], num_lines: int) -> bytes:
-    """The first lines of a text that are not blank; fewer where it is short or its lines are long."""
-    text = b""
-    for block in blocks:
-        text = (text + block).lstrip(b"\r\n")
-        if text.count(b"\n") >= num_lines or len(text) > MOST_BYTES_OF_A_RECORD:
-            break
-    return b"".join(text.splitlines(keepends=True)[:num_lines])
