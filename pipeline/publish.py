@@ -111,9 +111,9 @@ class Store:
             with fsspec.open(address, "wb") as file:
                 rows.write_parquet(file, compression="zstd", compression_level=1, row_group_size=16_384)
                 size = file.tell()
-        except OSError as error:
+        except (OSError, ImportError) as error:  # ImportError: the library of an object store
             raise ConfigurationError(
-                f"cannot write {address}: {error.strerror or error}. Is the store writable?"
+                f"cannot write {address}: {getattr(error, 'strerror', None) or error}. Is the store writable?"
             ) from error
         return StagedFile(path, size, rows.height, partition)
 

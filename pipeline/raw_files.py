@@ -11,7 +11,7 @@ from datetime import date
 import fsspec
 import polars as pl
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, RetryableError
 from pipeline.raw_log import log_format
 from pipeline.settings import PipelineSite, Source
 
@@ -73,10 +73,18 @@ def where_from(site: PipelineSite) -> str:
 
 
 def expand(pattern: str) -> list[str]:
-    """Files that match a pattern, here or in an object store."""
-    files, path = fsspec.core.url_to_fs(pattern)
-    found = files.glob(path)
-    return [files.unstrip_protocol(each) for each in found] if "://" in pattern else found
+    """Files that match a pattern, here or in an object store. Raises RetryableError where that does not answer."""
+    if "://" not in pattern:
+        files, path = fsspec.core.url_to_fs(pattern)
+        return list(files.glob(path))
+    try:
+        files, path = fsspec.core.url_to_fs(pattern)
+        return [files.unstrip_protocol(each) for each in files.glob(path)]
+    except Exception as error:  # each store's library has its own; one that is not installed is an ImportError
+        raise RetryableError(
+            f"cannot list {pattern}: {error}. Is the library installed (extras s3, gs, az), is the store there, "
+            "and are the credentials in the environment?"
+        ) from error
 
 
 def size_and_digest(path: str, key: str) -> tuple[int, str]:

@@ -148,3 +148,20 @@ def test_a_missing_bucket_is_named(bucket):
     site = make_site(f"{bucket}-gone")
     with pytest.raises(NightjarError, match=f"{bucket}-gone"):
         open_store(site)
+
+
+def test_raw_files_that_cannot_be_listed_are_named(bucket, tmp_path, monkeypatch):
+    site = make_site(bucket, store=str(tmp_path / "store"))
+    store = open_store(site)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(RetryableError, match=rf"cannot list {bucket}/raw/.*: Unable to locate credentials"):
+        ingest(site, store, DAY)
+
+
+def test_a_store_that_no_library_knows_says_what_to_install(bucket):
+    site = make_site("nosuch://somewhere", store=f"{bucket}/store")
+    with pytest.raises(RetryableError, match=r"cannot list nosuch://.* Is the library installed \(extras s3, gs, az\)"):
+        ingest(site, open_store(site), DAY)
