@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipeline.tables import SITE, events_table
 from pipeline.upkeep import compact, vacuum
 
 DAY_1, DAY_2 = date(2026, 3, 1), date(2026, 3, 2)
-EVENTS = events_table([])
+EVENTS = replace(events_table([]), sort_by=("visitor",))
 
 
 @pytest.fixture
