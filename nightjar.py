@@ -97,7 +97,9 @@ def features(site: Site, store: "Store", day: date) -> dict[str, Any]:
     from training.tracking import Tracking
 
     counts = build_features(site, store, day)
-    return counts | {"run_id": Tracking(site).night_run(day).info.run_id}
+    tracking = Tracking(site)
+    tracking.keep_report(day)
+    return counts | {"run_id": tracking.night_run(day).info.run_id}
 
 
 def train(site: Site, store: "Store", day: date, recipe: str) -> dict[str, Any]:
@@ -194,11 +196,49 @@ def train_command(
         run_train(the_site, each, recipe)
 
 
+def validate_command(
+    site: SiteOption,
+    day: DateOption = "",
+    first: FromOption = "",
+    last: ToOption = "",
+    explain: Annotated[str, typer.Option(help="Judge nothing, but show what breaks this rule of the contract.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="With --explain: all of it, one JSON line each.")] = False,
+) -> None:
+    """Hold the day to its contract; exit code 3 if it broke it."""
+    the_site = read_site(site)
+    for each in read_days(day, first, last):
+        if explain:
+            show_explanation(the_site, each, explain, as_json)
+        else:
+            run_step("validate", the_site, each, validate)
+
+
+def show_explanation(site: Site, day: date, rule: str, as_json: bool) -> None:
+    """What breaks a rule: the first rows as a table, or all of them as JSON lines."""
+    from pipeline.explain import explain, in_lines
+    from pipeline.publish import open_store
+    from pipeline.terminal import align
+
+    sentence, frames = explain(site, open_store(site, must_exist=True), day, rule)
+    if as_json:
+        for frame in frames:
+            for row in frame.iter_rows(named=True):
+                write_json(row)
+        return
+    lines, total = in_lines(frames)
+    write_text(sentence)
+    write_text(align(lines, left=len(lines[0])) if total else "nothing breaks it")
+    if total >= len(lines):
+        write_text(f"{len(lines) - 1} of {total:,} rows; --json shows all of them")
+
+
+OWN_COMMANDS: dict[str, Callable[..., None]] = {"ingest": ingest_command, "validate": validate_command}
+
 for _name, _step in STEPS.items():
     if _name == "promote":
         app.command("train")(train_command)
-    if _name == "ingest":
-        app.command("ingest")(ingest_command)
+    if _name in OWN_COMMANDS:
+        app.command(_name)(OWN_COMMANDS[_name])
     else:
         add_step(_name, _step)
 

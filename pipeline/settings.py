@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
+from pipeline.contract import Severity, contract, declared_rules, find_rule
 from pipeline.durations import Duration
 
 
@@ -252,13 +253,22 @@ class Sessions(Section):
         return value
 
 
+class RuleSettings(Section):
+    """What a site sets of a rule of the contract; what is left out stays as declared."""
+
+    severity: Severity | None = None
+    """`critical` stops the night, `warning` is reported."""
+    low: float | None = None
+    """Smallest value allowed."""
+    high: float | None = None
+    """Largest value allowed."""
+
+
 class Validation(Section):
     """What a day must look like before a model may learn from it."""
 
-    min_events: int = Field(default=1, ge=0)
-    """Fewest accepted events of a day."""
-    max_rejected_share: float = Field(default=0.2, ge=0, le=1)
-    """Largest share of a day's rows that may be rejected."""
+    rules: dict[str, RuleSettings] = Field(default_factory=dict)
+    """Name of a rule in pipeline/contract.py -> what this site sets of it."""
 
 
 class Privacy(Section):
@@ -332,6 +342,22 @@ class PipelineSite(Section):
         """Lateness is measured from a file's own day."""
         if self.source.lateness is not None and not self.source.is_dated:
             raise ValueError("source.lateness needs {date} in source.events: it is measured from the file's own day")
+        return self
+
+    @model_validator(mode="after")
+    def rules_are_known(self) -> "PipelineSite":
+        """Only rules of the contract, and only limits that a site may set."""
+        declared = declared_rules(self)
+        for name, told in self.validation.rules.items():
+            rule = find_rule(name, declared)
+            if rule.of_each_row and (told.low is not None or told.high is not None):
+                raise ValueError(
+                    f"validation.rules: {name} is about each row and has no limits to set, only a severity"
+                )
+        for rule in contract(self):
+            low, high = rule.low, rule.high
+            if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
+                raise ValueError(f"validation.rules: {rule.name} allows nothing between low {low} and high {high}")
         return self
 
     def resolve(self, path: str) -> str:

@@ -80,6 +80,7 @@ DAYS = Table(
         "num_repeats": pl.Int64,
         "validated_content": pl.String,
         "verdict": pl.String,
+        "num_warnings": pl.Int64,
     },
     ("event_date",),
 )

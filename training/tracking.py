@@ -22,6 +22,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
+from pipeline.data_docs import day_page, docs_folder
+from pipeline.dates import ONE_DAY
 from pipeline.errors import ConfigurationError, RetryableError
 from training.bundle import Bundle, load_bundle, save_bundle
 from training.settings import TrainingSite
@@ -90,6 +92,18 @@ class Tracking:
         run = self.client.create_run(self.experiment_id, tags=tags, run_name=f"night {night}")
         self.client.set_terminated(run.info.run_id)
         return run
+
+    def keep_report(self, night: date) -> None:
+        """Keep with the night's run what validation saw: where its report lies, and the pages of the last two days.
+
+        That is the last day that the night learns from and the one it is tested on; either may have been judged
+        elsewhere, and then has no page here.
+        """
+        run_id = self.night_run(night).info.run_id
+        self.client.set_tag(run_id, "data_docs", str((docs_folder(self.site) / "index.html").resolve()))
+        for day in (night - ONE_DAY, night):
+            if day_page(self.site, day).exists():
+                self.client.log_artifact(run_id, str(day_page(self.site, day)), "data_docs")
 
     @contextmanager
     def run(self, night: date, name: str, tags: Mapping[str, str]) -> Iterator[str]:
