@@ -54,8 +54,9 @@ def normalise(
     # Who is a bot shows later; until then candidates keep their raw row, of which `rejected` tells.
     kept = [TOLD_AGENT] if agent else []
     if source.bots.are_judged:
-        kept += ["fields", RAW_COLUMNS, *raw_columns(records)]
-        told = told.with_columns(pl.lit(json.dumps(raw_columns(records))).alias(RAW_COLUMNS))
+        names = raw_columns(records)  # as text: what is a time in one file may be text in another
+        told = told.with_columns(pl.lit(json.dumps(names)).alias(RAW_COLUMNS), pl.col(names).cast(pl.String))
+        kept += ["fields", RAW_COLUMNS, *names]
     faults = reasons(site, day, known_items)
     is_bad = told.select(
         pl.any_horizontal(pl.col("fault").is_not_null(), *(rule.fill_null(False) for _, rule in faults))

@@ -57,8 +57,9 @@ def test_the_day_is_known_by_its_content_and_counts(small):
     assert [known[name] for name in ("num_events", "num_duplicates", "num_rejected")] == [1, 1, 1]
 
 
-def test_files_of_several_formats_make_one_delivery(make_small):
-    small = make_small(source={"events": "raw/events-{date}*"})
+@pytest.mark.parametrize("bots", [{}, {"events_per_day": 99}], ids=["unjudged", "judged"])
+def test_files_of_several_formats_make_one_delivery(make_small, bots):
+    small = make_small(source={"events": "raw/events-{date}*", "bots": bots})
     small.deliver("2026-03-01-a", row(1, "x"))
     line = {"user": "ann", "session": None, "item": "y", "time": "2026-03-01T10:00:00Z", "type": "view"}
     (small.home / "raw/events-2026-03-01-b.jsonl").write_text(json.dumps(line))
