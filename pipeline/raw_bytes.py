@@ -85,16 +85,21 @@ def as_text(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Blocks as UTF-8 with \\n between lines, without a byte order mark; UTF-16 is told by its mark."""
     first = next(blocks, b"")
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        decoder = codecs.getincrementaldecoder("utf-16")("replace")
-        yield decoder.decode(first).encode()
-        yield from (decoder.decode(block).encode() for block in blocks)
-        yield decoder.decode(b"", final=True).encode()
-        return
+        blocks = from_utf16(first, blocks)
+        first = next(blocks)
     first = first.removeprefix(codecs.BOM_UTF8)
     if b"\r" in first and b"\n" not in first:  # lines of an old Macintosh
         first, blocks = first.replace(b"\r", b"\n"), (block.replace(b"\r", b"\n") for block in blocks)
     yield first
     yield from blocks
+
+
+def from_utf16(first: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Blocks of UTF-16 as UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-16")("replace")
+    yield decoder.decode(first).encode()
+    yield from (decoder.decode(block).encode() for block in blocks)
+    yield decoder.decode(b"", final=True).encode()
 
 
 def first_lines(path: str, num_lines: int) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline import raw_bytes, raw_log
 from pipeline.errors import ConfigurationError
 from pipeline.json_lines import json_path
 from pipeline.raw_columns import no_records
@@ -133,6 +134,35 @@ def test_a_json_column_is_a_path(tmp_path):
     columns = {"user_id": "user-id", "item_id": "context.page.id", "occurred_at": "at[0].@t"}
     row = read(path, of=source(columns)).row(0, named=True)
     assert [row["raw:user-id"], row["raw:context.page.id"], row["raw:at[0].@t"]] == ["a", "7", "1.5"]
+
+
+@pytest.mark.parametrize("name", ['["a.b"].c', "['a.b'].c", '["a.b"]["c"]'])
+def test_a_json_key_that_holds_a_dot_stands_in_brackets(tmp_path, name):
+    path = write(tmp_path, "a.jsonl", '{"a.b": {"c": "x"}, "a": {"b": {"c": "other"}}, "i": "b", "t": 1}\n')
+    records = read(path, of=source({"user_id": name, "item_id": "i", "occurred_at": "t"}))
+    assert records[f"raw:{name}"].to_list() == ["x"]
+
+
+@pytest.mark.parametrize("name", ["a..b", "a.", "[x]", 'a["b', "a[0]b"])
+def test_what_is_no_path_into_json_is_refused(tmp_path, name):
+    path = write(tmp_path, "a.jsonl", "{}\n")
+    with pytest.raises(ConfigurationError, match="is no path into a JSON object; write keys with dots between them"):
+        read(path, of=source({"user_id": name, "item_id": "i", "occurred_at": "t"}))
+
+
+def test_a_json_id_is_read_digit_by_digit_or_not_at_all(tmp_path):
+    ids = [
+        "9007199254740993",
+        "18446744073709551615",
+        "123456789012345678901234567890",
+        "1e30",
+        '"1e30"',
+        "1.0",
+        "1.10",
+    ]
+    path = write(tmp_path, "a.jsonl", "".join(f'{{"u": {each}, "i": "b", "t": 1}}\n' for each in ids))
+    records = read(path).filter(pl.col("fault").is_null())
+    assert records["raw:u"].to_list() == ["9007199254740993", "18446744073709551615", "1e30", "1.0"]
 
 
 def test_every_key_of_a_json_path_is_quoted():
@@ -366,6 +396,41 @@ def test_a_file_that_cannot_be_opened_is_refused_by_name(tmp_path):
     for path in (tmp_path / "a.csv", tmp_path / "gone.csv.gz", tmp_path / "gone.parquet"):
         with pytest.raises(ConfigurationError, match=rf"cannot read .*{path.name}: .* take it out of source\.events"):
             read(path)
+
+
+# --- long records, other line ends, other encodings
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_line_of_ten_megabytes_is_a_record(tmp_path, quote):
+    long = "x" * 10_000_000
+    records = read(write(tmp_path, "a.csv", f"u,i,t\na,b,1\n{quote}{long}{quote},b,2\nc,d,3\n"))
+    assert records["raw:u"].str.len_bytes().to_list() == [1, len(long), 1]
+
+
+def test_after_a_record_that_is_too_long_nothing_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_bytes, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(raw_log, "MOST_BYTES_OF_A_RECORD", 1000)
+    records = read(write(tmp_path, "a.csv", f"u,i,t\na,b,1\n{'x' * 2000},b,2\nc,d,3\n"))
+    assert triples(records)[0] == ("a", "b", "1")
+    assert damage(records)[0] == records.height == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_text_of_other_systems_is_read(tmp_path, encoding, line_end):
+    text = line_end.join(["u,i,t", "é,b,1", "c,d,2", ""])
+    assert triples(read(write(tmp_path, "a.csv", text.encode(encoding)))) == [("é", "b", "1"), ("c", "d", "2")]
+
+
+def test_a_long_archive_is_unpacked_twice_and_read_the_same(tmp_path, monkeypatch):
+    packed = gzip.compress(cut_log())
+    whole = read(write(tmp_path, "a.csv.gz", packed))
+    monkeypatch.setattr(raw_bytes, "BLOCK_BYTES", 10_000)
+    assert len(cut_log()) > raw_bytes.HELD_BLOCKS * 10_000
+    assert read(tmp_path / "a.csv.gz").equals(whole)
+    cut = read(write(tmp_path, "a.csv.gz", packed[: len(packed) // 2]))
+    assert damage(cut)[0] == cut.height < whole.height
 
 
 # --- columns
