@@ -158,7 +158,7 @@ def test_a_json_id_is_read_digit_by_digit_or_not_at_all(tmp_path):
         "1e30",
         '"1e30"',
         "1.0",
-        "1.10",
+        "1.5e2",
     ]
     path = write(tmp_path, "a.jsonl", "".join(f'{{"u": {each}, "i": "b", "t": 1}}\n' for each in ids))
     records = read(path).filter(pl.col("fault").is_null())
