@@ -22,8 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
-from synthetic_log import LogShape, write_log
+from synthetic_log import FIRST_DAY
 
+from pipeline.dates import ONE_DAY, days_between
 from pipeline.publish import open_store
 from pipeline.settings import PipelineSite
 from pipeline.site_file import load_site
@@ -62,10 +63,10 @@ def main() -> None:
     parser.add_argument("home", type=Path)
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--rows", type=int, default=5_000_000, help="rows a day")
-    parser.add_argument("--child", choices=list(BARE), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=list(CHILDREN), help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.child:
-        BARE[told.child](told.home / "bare")
+        CHILDREN[told.child](told.home / "bare")
         return
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, polars {version('polars')}\n\n{HEAD}")
     for measured in measure(told.home, told.days, told.rows):
@@ -74,28 +75,30 @@ def main() -> None:
 
 def measure(home: Path, num_days: int, rows: int) -> Iterator[Measured]:
     """All processes, one after the other."""
-    days = prepare(home, num_days, LogShape(rows=rows))
+    days = prepare(home, num_days, rows)
     for name in ("ingest", "sessionize"):
         yield step(home, name, days[:1])
         yield step(home, name, days[1:])
-    num_events = export_events(home)
-    for name in BARE:
-        child = [sys.executable, __file__, str(home), "--child", name]
-        yield run(f"{name}: a session number per event", num_events, child)
+    child = [sys.executable, __file__, str(home), "--child"]
+    run("", 0, [*child, "export"])
+    num_events = pl.scan_parquet(home / "bare" / "events.parquet").select(pl.len()).collect().item()
+    for name in ("Polars", "DuckDB"):
+        yield run(f"{name}: a session number per event", num_events, [*child, name])
     large = home / "large"
-    day = prepare(large, 1, LogShape(rows=LARGE_DAY))
+    day = prepare(large, 1, LARGE_DAY)
     for name in ("ingest", "sessionize", "validate"):
         yield step(large, name, day)
 
 
-def prepare(home: Path, num_days: int, shape: LogShape) -> list[date]:
+def prepare(home: Path, num_days: int, rows: int) -> list[date]:
     """The raw log, made unless it is there, and an empty store."""
     shutil.rmtree(home / "store", ignore_errors=True)
-    made = home / f"made-{num_days}-{shape.rows}"
-    if not made.exists():
-        days = write_log(home, num_days, shape)
-        made.write_text("\n".join(map(str, days)))
-    return [date.fromisoformat(line) for line in made.read_text().splitlines()]
+    made = home / f"made-{num_days}-{rows}"
+    if not made.exists():  # by another process: what this one holds would count as what its children hold
+        script = Path(__file__).with_name("synthetic_log.py")
+        subprocess.run([sys.executable, script, home, "--days", str(num_days), "--rows", str(rows)], check=True)
+        made.touch()
+    return days_between(FIRST_DAY, FIRST_DAY + (num_days - 1) * ONE_DAY)
 
 
 def step(home: Path, name: str, days: list[date]) -> Measured:
@@ -123,13 +126,11 @@ def run(what: str, rows: int, command: list[str], home: Path | None = None) -> M
     return Measured(what, rows, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * MEMORY_UNIT / 1e9)
 
 
-def export_events(home: Path) -> int:
-    """The same events as one plain Parquet file, for those who know no Delta; returns how many."""
-    bare = home / "bare"
-    bare.mkdir(exist_ok=True)
-    events = pl.scan_delta(str(home / "store" / "events")).select("visitor", "item_id", "occurred_at")
-    events.sink_parquet(bare / "events.parquet")
-    return int(pl.scan_parquet(bare / "events.parquet").select(pl.len()).collect().item())
+def export_events(folder: Path) -> None:
+    """The same events as one plain Parquet file, for those who know no Delta."""
+    folder.mkdir(exist_ok=True)
+    events = pl.scan_delta(str(folder.parent / "store" / "events")).select("visitor", "item_id", "occurred_at")
+    events.sink_parquet(folder / "events.parquet")
 
 
 def bare_polars(folder: Path) -> None:
@@ -166,7 +167,7 @@ def bare_duckdb(folder: Path) -> None:
     """)
 
 
-BARE = {"Polars": bare_polars, "DuckDB": bare_duckdb}
+CHILDREN = {"export": export_events, "Polars": bare_polars, "DuckDB": bare_duckdb}
 
 if __name__ == "__main__":
     main()

@@ -53,6 +53,6 @@ def content_sums(ids: pl.Expr) -> list[pl.Expr]:
     return [pl.len().cast(pl.Int64).alias("num_ids"), *(total.alias(name) for name, total in sums.items())]
 
 
-def content_text() -> pl.Expr:
-    """The digest of a set whose parts' sums were added up."""
-    return pl.concat_str(["num_ids", "sum_low", "sum_high"], separator="-")
+def content_text(prefix: str = "") -> pl.Expr:
+    """The digest of a set whose parts' sums were added up, in columns that may carry a prefix."""
+    return pl.concat_str([f"{prefix}{name}" for name in ("num_ids", "sum_low", "sum_high")], separator="-")

@@ -16,7 +16,7 @@ import polars as pl
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.days import read_days, stale_sessions, update_days, with_inputs
 from pipeline.errors import RetryableError
-from pipeline.ids import content_digest, stable_id
+from pipeline.ids import content_sums, content_text, stable_id
 from pipeline.publish import StagedFile, Store
 from pipeline.sessions import RUN_OF, CutDay, cut_day
 from pipeline.settings import PipelineSite
@@ -77,7 +77,7 @@ def sessionize_day(site: PipelineSite, store: Store, day: date) -> None:
         cut = sessions_of_day(opened.filter(in_bucket), events.filter(in_bucket), site, day)
         staged += store.stage(table, cut.sessions)
         staged_open += store.stage(OPEN_SESSIONS, cut.still_open)
-        facts.append(told(cut))
+        facts.append(bucket_facts(cut))
     store.commit(OPEN_SESSIONS, staged_open, {"session_date": [day]})
     store.commit(table, staged, {"session_date": [day]})
     update_days(store, day_facts(day, facts).with_columns(sessions_built_from=pl.lit(inputs)))
@@ -118,29 +118,25 @@ def sessions_of_day(opened: pl.LazyFrame, events: pl.LazyFrame, site: PipelineSi
         reach = LONGEST_DAY  # somebody was still at it then
 
 
-def told(cut: CutDay) -> dict[str, pl.DataFrame]:
-    """What of a bucket's sessions goes into the facts about their day."""
-    whole = pl.col("num_events", "started_at", "last_event_at")
-    return {
-        "sessions": cut.sessions.select("session_id", "num_events", pl.col("ended_at").dt.epoch("us")),
-        "open": cut.still_open.select(
-            id=stable_id(*map(pl.col, RUN_OF), whole.to_physical(), pl.col("item_id", "event_type"))
-        ),
-        "counts": pl.DataFrame({"num_tied": cut.num_tied, "num_repeats": cut.num_repeats}),
-    }
-
-
-def day_facts(day: date, buckets: list[dict[str, pl.DataFrame]]) -> pl.DataFrame:
-    """The row of `days`: counts, and digests that are the same for the same sessions in any number of buckets."""
-    sessions, still_open, counts = (pl.concat(told[name] for told in buckets) for name in buckets[0])
-    content = pl.concat_str(
-        content_digest(pl.col("session_id")), pl.col("num_events").sum(), pl.col("ended_at").sum(), separator="-"
+def bucket_facts(cut: CutDay) -> pl.DataFrame:
+    """One row about a bucket's sessions: whole numbers, which add up to those of the day."""
+    told_open = [pl.col(name).to_physical() for name in OPEN_SESSIONS.columns if name != "user_bucket"]
+    sessions = cut.sessions.select(
+        *content_sums(pl.col("session_id")), pl.col("num_events").sum(), pl.col("ended_at").to_physical().sum()
     )
-    return counts.sum().select(
+    still_open = cut.still_open.select(id=stable_id(*told_open)).select(content_sums(pl.col("id")))
+    counts = pl.DataFrame({"num_tied": cut.num_tied, "num_repeats": cut.num_repeats})
+    return pl.concat([sessions, still_open.select(pl.all().name.prefix("open_")), counts], how="horizontal")
+
+
+def day_facts(day: date, buckets: list[pl.DataFrame]) -> pl.DataFrame:
+    """The row of `days`: counts, and digests that are the same for the same sessions in any number of buckets."""
+    total = pl.concat(buckets).sum()
+    return total.select(
         pl.lit(day).alias("event_date"),
         "num_tied",
         "num_repeats",
-        num_sessions=pl.lit(sessions.height),
-        sessions_content=sessions.select(content).to_series(),
-        open_content=still_open.select(content_digest(pl.col("id"))).to_series(),
+        num_sessions="num_ids",
+        sessions_content=pl.concat_str(content_text(), "num_events", "ended_at", separator="-"),
+        open_content=content_text("open_"),
     )

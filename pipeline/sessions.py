@@ -60,10 +60,10 @@ def cut_day(opened: pl.DataFrame, events: pl.DataFrame, site: PipelineSite, day:
     is_of_day_S = is_on_day_R[start_S]
     is_of_day_R = np.repeat(is_of_day_S, num_rows_S)
 
-    num_kept_S = np.add.reduceat(is_kept_R, start_S, dtype=np.int64)[is_of_day_S]
+    num_kept_S = count_by_session(is_kept_R, start_S)[is_of_day_S]
     ended_at_S = rows["occurred_at"][(start_S + num_rows_S - 1)[is_of_day_S]]
-    num_rows_by_midnight_S = np.add.reduceat(is_on_day_R, start_S, dtype=np.int64)[is_of_day_S]
-    num_kept_by_midnight_S = np.add.reduceat(is_kept_R & is_on_day_R, start_S, dtype=np.int64)[is_of_day_S]
+    num_rows_by_midnight_S = count_by_session(is_on_day_R, start_S)[is_of_day_S]
+    num_kept_by_midnight_S = count_by_session(is_kept_R & is_on_day_R, start_S)[is_of_day_S]
     start_S = start_S[is_of_day_S]
     return CutDay(
         collect_sessions(rows.filter(pl.Series(is_of_day_R & is_kept_R)), num_kept_S, ended_at_S, site, day),
@@ -72,6 +72,11 @@ def cut_day(opened: pl.DataFrame, events: pl.DataFrame, site: PipelineSite, day:
         num_repeats=int((is_of_day_R & ~is_kept_R).sum()),
         last_event_at=ended_at_S.max(),
     )
+
+
+def count_by_session(flag_R: Flags, start_S: Numbers) -> Numbers:
+    """How many rows of each session carry a flag: (S)."""
+    return np.diff(np.append(0, np.cumsum(flag_R))[np.append(start_S, flag_R.size)])
 
 
 def as_rows(opened: pl.DataFrame) -> pl.DataFrame:
