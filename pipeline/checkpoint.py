@@ -29,8 +29,8 @@ class Verdict:
     num_judged: int
     """Rows that were judged; for a rule about the day, 1 or, where there was nothing to judge, 0."""
     num_broken: int
-    examples: list[Any]
-    """Some of the values that broke the rule."""
+    examples: list[str]
+    """Some of the different values that broke the rule."""
     observed: float | None = None
     """The value of a rule about the day."""
 
@@ -50,7 +50,7 @@ class Verdict:
 
     def sentence(self) -> str:
         """The rule, what was found and what is allowed."""
-        like = f", like {', '.join(map(show, self.examples[:3]))}" if self.rule.of_each_row and self.examples else ""
+        like = f", like {', '.join(self.examples[:3])}" if self.rule.of_each_row and self.examples else ""
         return f"{self.rule.name}: {self.rule.words}; found {self.found}{like}, allowed is {self.limits}"
 
 
@@ -108,7 +108,7 @@ class Checkpoint:
     def verdict(self, rule: Rule, results: Sequence[Any], observed: dict[str, Any]) -> Verdict:
         """The results of a rule added up."""
         told = [result.result for result in results]
-        examples = [value for each in told for value in each.get("partial_unexpected_list", [])]
+        examples = dict.fromkeys(show(value) for each in told for value in each.get("partial_unexpected_list", []))
         return Verdict(
             rule=rule,
             limits=limits_in_words(rule, self.site, self.day),
@@ -116,7 +116,7 @@ class Checkpoint:
             held=all(result.success for result in results),
             num_judged=sum(each["element_count"] - each.get("missing_count", 0) for each in told),
             num_broken=sum(each["unexpected_count"] for each in told),
-            examples=examples[:NUM_EXAMPLES],
+            examples=list(examples)[:NUM_EXAMPLES],
             observed=observed.get(column_of(rule)),
         )
 
@@ -178,5 +178,7 @@ def show(value: Any) -> str:
 
 
 def show_number(value: float) -> str:
-    """A number with at most four digits after the point."""
+    """A whole number as it is, another one with about four digits."""
+    if abs(value) < 1:
+        return f"{value:.4g}"
     return f"{value:,.4f}".rstrip("0").rstrip(".") if value % 1 else f"{value:,.0f}"

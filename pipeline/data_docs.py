@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.checkpoint import Verdict, show, show_number
+from pipeline.checkpoint import Verdict, show_number
 from pipeline.dates import days_between
 from pipeline.days import present_content, read_days
 from pipeline.measures import trailing_days, usual_volume
@@ -36,17 +36,18 @@ th {{ color: #5b6470; font-weight: 600; }}
 .words {{ color: #5b6470; font-size: .85em; }}
 code {{ font: .9em ui-monospace, monospace; overflow-wrap: anywhere; }}
 .badge {{ border-radius: 1em; color: #fff; font-size: .85em; padding: .1em .7em; white-space: nowrap; }}
-.passed {{ background: #18794e; fill: #18794e; }}
-.warning {{ background: #ad5700; fill: #ad5700; }}
-.failed {{ background: #b3261e; fill: #b3261e; }}
-.outdated, .unjudged {{ background: #80868f; fill: #80868f; }}
+.rules {{ table-layout: fixed; }}
+.rules th:nth-child(1) {{ width: 6.5em; }}
+.rules th:nth-child(2) {{ width: 21em; }}
+.rules th:nth-child(n+4) {{ width: 13em; }}
 .facts span {{ margin-right: 2em; white-space: nowrap; }}
 .facts b {{ font-size: 1.25em; }}
-svg text {{ fill: #5b6470; font: 12px system-ui, sans-serif; }}
 </style>
 {body}
 </html>
 """
+COLOURS = {"passed": "#18794e", "warning": "#ad5700", "failed": "#b3261e", "outdated": "#80868f"}
+GREY = "#5b6470"
 FACTS = {
     "num_events": "events",
     "num_sessions": "sessions",
@@ -134,13 +135,13 @@ def of_table(verdicts: Iterable[Verdict], name: str) -> list[Verdict]:
 def rule_table(verdicts: Sequence[Verdict]) -> str:
     """Verdicts as a table: what was promised, what was found, what is allowed."""
     heads = "".join(f"<th>{head}</th>" for head in ("", "rule", "promise", "found", "allowed"))
-    return f"<table><tr>{heads}</tr>\n{''.join(map(rule_row, verdicts))}</table>"
+    return f'<table class="rules"><tr>{heads}</tr>\n{"".join(map(rule_row, verdicts))}</table>'
 
 
 def rule_row(verdict: Verdict) -> str:
     """A verdict as a row of a table."""
     rule = verdict.rule
-    like = f'<br><span class="words">like {text(", ".join(map(show, verdict.examples)))}</span>'
+    like = f'<br><span class="words">like {text(", ".join(verdict.examples))}</span>'
     found = text(verdict.found) + (like if rule.of_each_row and verdict.examples else "")
     cells = [
         badge(verdict.status),
@@ -171,11 +172,11 @@ def volume_chart(days: pl.DataFrame, last: Any, usual: float | None = None) -> s
     bars = "".join(bar(row, span, step, highest) for row in shown.iter_rows(named=True) if row["event_date"] in span)
     line = CHART_HEIGHT * (1 - (usual or 0) / highest)
     width = step * len(span)
-    dashes = f'<line x1="0" x2="{width:.0f}" y1="{line:.1f}" y2="{line:.1f}" stroke="#5b6470" stroke-dasharray="4 4"/>'
+    dashes = f'<line x1="0" x2="{width:.0f}" y1="{line:.1f}" y2="{line:.1f}" stroke="{GREY}" stroke-dasharray="4 4"/>'
     told = f"events a day, {span[0]} to {span[-1]}"
     return (
         f'<svg width="{CHART_WIDTH}" height="{CHART_HEIGHT + 24}" role="img" aria-label="{told}">{bars}'
-        f'{dashes if usual else ""}<text x="0" y="{CHART_HEIGHT + 18}">{told}'
+        f'{dashes if usual else ""}<text x="0" y="{CHART_HEIGHT + 18}" fill="{GREY}" font-size="12">{told}'
         f"{f'; the line is the usual volume, {show_number(usual)}' if usual else ''}</text></svg>"
     )
 
@@ -187,15 +188,14 @@ def bar(row: dict[str, Any], span: Sequence[date], step: float, highest: float) 
     place = span.index(row["event_date"]) * step
     told = f"<title>{row['event_date']}: {events:,} events, {row['status']}</title>"
     return (
-        f'<rect class="{row["status"]}" x="{place:.1f}" y="{CHART_HEIGHT - height:.1f}" '
+        f'<rect fill="{COLOURS.get(row["status"], GREY)}" x="{place:.1f}" y="{CHART_HEIGHT - height:.1f}" '
         f'width="{step - 3:.1f}" height="{height:.1f}">{told}</rect>'
     )
 
 
 def badge(status: str) -> str:
     """A status in its colour."""
-    kind = status if status in ("passed", "warning", "failed", "outdated") else "unjudged"
-    return f'<span class="badge {kind}">{text(status)}</span>'
+    return f'<span class="badge" style="background: {COLOURS.get(status, GREY)}">{text(status)}</span>'
 
 
 def text(value: str) -> str:

@@ -90,9 +90,9 @@ def in_lines(frames: Frames) -> tuple[list[list[str]], int]:
 
 
 def in_cell(value: object) -> str:
-    """A value as a cell of a table."""
-    told = "null" if value is None else str(value)
-    return told if len(told) <= WIDEST_CELL else f"{told[: WIDEST_CELL - 1]}…"
+    """A value as a cell of a table; of a long text the beginning and, for it names the file of a path, the end."""
+    told = "null" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return told if len(told) <= WIDEST_CELL else f"{told[:9]}…{told[10 - WIDEST_CELL :]}"
 
 
 def repeated_ids(site: PipelineSite, store: Store, day: date, rule: Rule) -> pl.Series:

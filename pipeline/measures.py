@@ -160,9 +160,9 @@ def usual_volume(trailing: pl.DataFrame) -> float | None:
     return float(trailing["num_events"].median()) if trailing.height >= FEWEST_TRAILING_DAYS else None  # type: ignore[arg-type]
 
 
-def share(part: float, whole: float | None) -> float | None:
-    """A part of a whole; None of nothing."""
-    return part / whole if whole else None
+def share(part: float | None, whole: float | None) -> float | None:
+    """A part of a whole; None of nothing, or where the part was not counted yet when the table was written."""
+    return None if part is None or not whole else part / whole
 
 
 def null_shares(counts: dict[str, int]) -> dict[str, float | None]:

@@ -279,7 +279,7 @@ def test_parts_of_a_day_are_judged_as_one(make_small, monkeypatch):
         assert explained(small, DAY_1, "events.event_id_unique").height == 2
     assert told[0] == told[1]
     assert broken_rules(error.value) == ["events.complete", "events.event_id_unique", "events.event_type_known"]
-    assert "found 31 of 31 rows break it, like ?, ?, ?, allowed is one of purchase, view" in told[0]
+    assert "found 31 of 31 rows break it, like ?, allowed is one of purchase, view" in told[0]
 
 
 # Volume
@@ -406,7 +406,7 @@ def test_the_first_rows_become_lines_and_all_are_counted():
     frames = [pl.DataFrame({"n": range(15), "long": ["x" * 90] * 15})] * 3
     lines, total = in_lines(iter(frames))
     assert (lines[0], len(lines), total) == (["n", "long"], 21, 45)
-    assert lines[-1] == ["4", "x" * 39 + "…"]
+    assert lines[-1] == ["4", "x" * 9 + "…" + "x" * 30]
 
 
 # Pages
@@ -415,7 +415,7 @@ def test_the_first_rows_become_lines_and_all_are_counted():
 def test_every_judged_day_has_a_page_that_the_index_links_to_newest_first(judged):
     text = (judged.docs / "index.html").read_text()
     assert re.findall(r'href="([^"]+)"', text) == ["2026-03-02.html", "2026-03-01.html"]
-    assert re.findall(r'<td><span class="badge (\w+)">', text) == ["failed", "passed"]
+    assert re.findall(r'<td><span class="badge" style="[^"]+">(\w+)', text) == ["failed", "passed"]
     assert re.findall(r'<td class="number">(\d+)</td>', text) == ["1", "2", "1", "2", "0", "0", "3", "1", "1", "0"]
 
 
