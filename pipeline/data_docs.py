@@ -38,8 +38,8 @@ code {{ font: .9em ui-monospace, monospace; overflow-wrap: anywhere; }}
 .badge {{ border-radius: 1em; color: #fff; font-size: .85em; padding: .1em .7em; white-space: nowrap; }}
 .rules {{ table-layout: fixed; }}
 .rules th:nth-child(1) {{ width: 6.5em; }}
-.rules th:nth-child(2) {{ width: 21em; }}
-.rules th:nth-child(n+4) {{ width: 13em; }}
+.rules th:nth-child(2) {{ width: 18em; }}
+.rules th:nth-child(n+4) {{ width: 11em; }}
 .facts span {{ margin-right: 2em; white-space: nowrap; }}
 .facts b {{ font-size: 1.25em; }}
 </style>

@@ -9,6 +9,7 @@ import torch
 import nightjar
 from features.tables import SEQUENCES
 from features.vocabulary import learn_vocabulary
+from pipeline.data_docs import day_page
 from pipeline.errors import ConfigurationError, ContractError
 from serving_export.export import served_version
 from training.bundle import Bundle, build
@@ -167,6 +168,20 @@ def test_a_site_without_refit_serves_its_champion(copy_shop, judge):
         with pytest.raises(ContractError, match="2026-03-04 has not passed validation"):
             step()
     assert len(tracking.versions()) == 1
+
+
+def test_a_night_names_the_report_of_its_data_and_keeps_the_pages_there_are(copy_shop):
+    shop = copy_shop()
+    night = shop.days[4]
+    page = day_page(shop.site, night)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("what validation saw")
+    tracking = Tracking(shop.site)
+    tracking.keep_report(night)
+    run = tracking.night_run(night)
+    assert run.data.tags["data_docs"] == str(page.with_name("index.html").resolve())
+    kept = [each.path for each in tracking.client.list_artifacts(run.info.run_id, "data_docs")]
+    assert kept == [f"data_docs/{night}.html"]
 
 
 def test_the_training_sequences_of_a_night_end_before_it(served_shop):
