@@ -9,7 +9,6 @@ Packing is told by a file's first bytes, not by its name: some tools unpack on t
 
 import codecs
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO
 
 import fsspec
 import zstandard
+from isal import isal_zlib
 
 BLOCK_BYTES = 16 * 2**20  # unpacked bytes at a time
 HELD_BLOCKS = 4  # an archive is unpacked once if it is no longer than these, else twice
@@ -120,7 +120,7 @@ def packing(path: str) -> Callable[[], Decompressor] | None:
     with fsspec.open(path, "rb") as file:
         head: bytes = file.read(4096)
     if head.startswith(GZIP):
-        return partial(zlib.decompressobj, zlib.MAX_WBITS | 16)
+        return partial(isal_zlib.decompressobj, isal_zlib.MAX_WBITS | 16)
     if head.startswith(ZSTD) or head[1:4] == ZSTD_SKIPPED:
         return zstandard.ZstdDecompressor().decompressobj
     named = next((name for ending, name in ((".gz", "gzip"), (".zst", "zstd")) if path.lower().endswith(ending)), None)
@@ -176,7 +176,7 @@ def unpacked_pieces(file: BinaryIO, new_unpacker: Callable[[], Decompressor]) ->
             try:
                 unpacker = new_unpacker() if unpacker is None else unpacker
                 piece = unpacker.decompress(packed)
-            except (zlib.error, zstandard.ZstdError) as error:
+            except (isal_zlib.error, zstandard.ZstdError) as error:
                 raise DamagedArchive(f"its bytes were changed: {error}", num_trusted) from error
             num_bytes += len(piece)
             yield piece
