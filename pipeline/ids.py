@@ -56,3 +56,10 @@ def content_sums(ids: pl.Expr) -> list[pl.Expr]:
 def content_text(prefix: str = "") -> pl.Expr:
     """The digest of a set whose parts' sums were added up, in columns that may carry a prefix."""
     return pl.concat_str([f"{prefix}{name}" for name in ("num_ids", "sum_low", "sum_high")], separator="-")
+
+
+def content_parts(digest: pl.Expr) -> list[pl.Expr]:
+    """The sums that a digest tells, to add further ones to."""
+    parts = digest.str.split("-")
+    names = ("num_ids", "sum_low", "sum_high")
+    return [parts.list.get(n, null_on_oob=True).cast(pl.Int64).fill_null(0).alias(name) for n, name in enumerate(names)]

@@ -4,8 +4,9 @@ Reads   raw files, `files` (what was read before)
 Writes  `events`, `rejected`, `files`, `days`
 
 A touched event day is rebuilt from all files that hold it, so a late row, a re-delivered file and a mended file
-are one mechanism. Every row is counted once: rows read = events + rejected + duplicates. Of exact duplicates the
-first one stays, in the order of delivery day, file and record.
+are one mechanism. Where later files bring new rows to a day and nothing else changes, its events stay and these are
+added: the same outcome, without reading its files again. Every row is counted once: rows read = events + rejected +
+duplicates. Of exact duplicates the first one stays, in the order of delivery day, file and record.
 
 Ingests of different days may run side by side. Two that touch one event day do not: the later one to commit is
 refused (RetryableError), and its next try builds on what the other one wrote.
@@ -29,12 +30,13 @@ from pipeline.column_changes import column_changes, tell_columns
 from pipeline.days import read_days, update_days
 from pipeline.errors import ConfigurationError, ContractError, RetryableError
 from pipeline.forgotten import blank_rejected, forgotten_users, part_forgotten, without_text
-from pipeline.ids import content_sums, content_text
+from pipeline.ids import content_parts, content_sums, content_text
 from pipeline.normalise import event_id, normalise, raw_row
 from pipeline.privacy import hash_user_ids
 from pipeline.publish import StagedFile, Store
 from pipeline.raw_files import RAW_FILE, chunks, compare, expand, find_files, rules_digest
 from pipeline.raw_log import read_raw_log
+from pipeline.read_ahead import read_ahead
 from pipeline.settings import PipelineSite
 from pipeline.tables import DAYS, FILES, FORGOTTEN, REJECTED, Table, events_table
 from pipeline.terminal import track
@@ -65,10 +67,13 @@ def ingest(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
         num_rows = parse(site, changed, aside, users)
         left_behind = interrupted_days(site, store, pl.concat([changed, gone])["path"].to_list())
         touched = sorted({*touched_days(aside, known, changed, gone, day), *left_behind})
-        others = other_files(site, known, changed, gone, touched)
-        num_rows = pl.concat([num_rows, parse(site, others, aside, users, only=touched)])
-        bases[DAYS.name] = publish_days(site, store, aside, touched, num_rows, users, bases)
-        book_files(store, aside, changed, others, known, gone, touched, bases)
+        grown = grown_days(site, store, known, changed, gone, [each for each in touched if each not in left_behind])
+        rebuilt = [each for each in touched if each not in grown]
+        others = other_files(site, known, changed, gone, rebuilt)
+        num_rows = pl.concat([num_rows, parse(site, others, aside, users, only=rebuilt)])
+        before = contents(store, grown)
+        bases[DAYS.name] = publish_days(site, store, aside, rebuilt, grown, num_rows, users, bases)
+        book_files(store, aside, changed, others, known, gone, touched, before, bases)
     return delivery_counts(store, day) | ({"columns": news} if news else {})
 
 
@@ -89,7 +94,7 @@ def parse(
     num_rows, held = [pl.DataFrame(schema=ROWS_OF_FILE)], Held(aside)
     for group in track(list(chunks(files, site.source)), "reading raw files"):
         day = group["delivery_date"][0]
-        for read in read_raw_log(group["path"].to_list(), site.source):
+        for read in read_ahead(read_raw_log(group["path"].to_list(), site.source)):
             records = without_text(hash_user_ids(read, site), users)
             candidates, unfit = normalise(records, site, day, catalogues[day])
             rejected = blank_rejected(unfit, records, users, site)
@@ -165,10 +170,49 @@ def interrupted_days(site: PipelineSite, store: Store, paths: list[str]) -> list
     if not half_done:
         return []
     tables = (events_table(site.source.context), REJECTED)
-    rows = [
-        store.scan(t).filter(pl.col("event_date").is_in(half_done), pl.col("source_file").is_in(paths)) for t in tables
-    ]
-    return pl.concat([part.select("event_date").unique() for part in rows]).collect()["event_date"].to_list()
+    return [day for table in tables for day in days_with_rows_of(store.scan(table), half_done, paths)]
+
+
+def days_with_rows_of(rows: pl.LazyFrame, days: list[date], paths: list[str]) -> list[date]:
+    """Those of some days to which rows of these files belong."""
+    found = rows.filter(pl.col("event_date").is_in(days), pl.col("source_file").is_in(paths))
+    return found.select(pl.col("event_date").unique()).collect()["event_date"].to_list()
+
+
+def grown_days(
+    site: PipelineSite,
+    store: Store,
+    known: pl.DataFrame,
+    changed: pl.DataFrame,
+    gone: pl.DataFrame,
+    touched: list[date],
+) -> list[date]:
+    """Touched days to which later files bring new rows and nothing else changes: their events need not be made again.
+
+    Not so where bots are judged (one more row can make a bot), where a file that held the day changed or is gone, where
+    one that comes after a new file holds it (of equal events the first one stays), or was judged by other rules.
+    """
+    if site.source.bots.are_judged or changed.is_empty():
+        return []
+    first_day, first_path = changed.sort("delivery_date", "path").select("delivery_date", "path").row(0)
+    holding = known.filter(pl.col("event_date").is_in(touched))
+    rules = {day: rules_digest(site, day) for day in holding["delivery_date"].unique()}
+    is_settled = pl.col("judged_by") == pl.col("delivery_date").replace_strict(rules, return_dtype=pl.String)
+    same_day = pl.col("delivery_date") == first_day
+    is_before = (pl.col("delivery_date") < first_day) | (same_day & (pl.col("path") < first_path))
+    is_touched = pl.col("path").is_in(pl.concat([changed["path"], gone["path"]]).to_list())
+    stays = holding.group_by("event_date").agg((is_settled & is_before & ~is_touched).all().alias("stays"))
+    whole = read_days(store).filter(pl.col("events_content").is_not_null())
+    days = stays.filter("stays").join(whole, on="event_date", how="semi")["event_date"].to_list()
+    # An ingest that died before it booked these files may have brought their rows already.
+    brought = days_with_rows_of(store.scan(events_table(site.source.context)), days, changed["path"].to_list())
+    return sorted({*days} - {*brought})
+
+
+def contents(store: Store, days: list[date]) -> pl.DataFrame:
+    """What the events of some days are: event_date, and sums that those of further events can be added to."""
+    known = read_days(store).filter(pl.col("event_date").is_in(days))
+    return known.select("event_date", *content_parts(pl.col("events_content")))
 
 
 def other_files(
@@ -195,7 +239,8 @@ def publish_days(
     site: PipelineSite,
     store: Store,
     aside: Path,
-    touched: list[date],
+    rebuilt: list[date],
+    grown: list[date],
     num_rows: pl.DataFrame,
     users: pl.Series,
     bases: dict[str, int],
@@ -210,8 +255,9 @@ def publish_days(
     buckets = [int(folder.name.rsplit("-", 1)[1]) for folder in aside.glob("candidates-*")]
     events: list[StagedFile] = []
     refused: list[StagedFile] = []
+    told = store.scan(table, bases[table.name]).filter(pl.col("event_date").is_in(grown))
     with ThreadPoolExecutor(WORKERS) as pool:
-        finished = pool.map(lambda bucket: finish_bucket(site, store, aside, bucket, users, run), sorted(buckets))
+        finished = pool.map(lambda bucket: finish_bucket(site, store, aside, bucket, told, users, run), sorted(buckets))
         for accepted, bots in track(finished, "writing events", len(buckets)):
             events += accepted
             refused += bots
@@ -223,18 +269,35 @@ def publish_days(
     if (store.version(FORGOTTEN) or 0) != bases[FORGOTTEN.name]:
         raise RetryableError("a user was forgotten while raw files were read. Nothing was published; run ingest again")
     # From here on the touched days are in change: no verdict about them holds, should this process die.
-    in_change = pl.DataFrame({"event_date": touched}).with_columns(events_content=pl.lit(None, pl.String))
-    version = update_days(store, in_change, bases[DAYS.name])
-    store.commit(table, events, {"event_date": touched}, {"ingested_run": run}, bases[table.name])
-    store.commit(REJECTED, refused, {"event_date": touched}, {"ingested_run": run}, bases[REJECTED.name])
+    in_change = pl.DataFrame({"event_date": sorted({*rebuilt, *grown})})
+    version = update_days(store, in_change.with_columns(events_content=pl.lit(None, pl.String)), bases[DAYS.name])
+    for of, files in ((table, events), (REJECTED, refused)):
+        publish(store, of, files, rebuilt, grown, run, bases[of.name])
     return version
 
 
+def publish(
+    store: Store, table: Table, files: list[StagedFile], rebuilt: list[date], grown: list[date], run: str, base: int
+) -> None:
+    """Swap in the rows of rebuilt days, and add those of grown ones."""
+    more = [file for file in files if file.partition["event_date"] in {str(day) for day in grown}]
+    claimed = [f"event_date={day}" for day in grown]
+    if rebuilt:
+        whole = [file for file in files if file not in more]
+        base = store.commit(table, whole, {"event_date": rebuilt}, {"ingested_run": run}, base, claimed)
+    if more:
+        store.append(table, more, claimed, {"ingested_run": run}, base)
+
+
 def finish_bucket(
-    site: PipelineSite, store: Store, aside: Path, bucket: int, users: pl.Series, run: str
+    site: PipelineSite, store: Store, aside: Path, bucket: int, told: pl.LazyFrame, users: pl.Series, run: str
 ) -> tuple[list[StagedFile], list[StagedFile]]:
-    """Judge a bucket's candidates and write them; return the unseen files of `events` and `rejected`."""
-    judged, found, duplicates = judge(read_aside(aside / f"candidates-{bucket}"), site)
+    """Judge a bucket's candidates and write them; return the unseen files of `events` and `rejected`.
+
+    `told` are events that stay, which a candidate may tell again.
+    """
+    told_before = told.filter(pl.col("user_bucket") == bucket).select("event_id").collect()
+    judged, found, duplicates = judge(read_aside(aside / f"candidates-{bucket}"), told_before, site)
     accepted, bots = part_forgotten(judged, found, users)
     lay_aside(outcomes(accepted, bots, duplicates), aside / "outcomes")
     lay_aside(accepted.group_by("event_date").agg(content_sums(pl.col("event_id"))), aside / "contents")
@@ -257,9 +320,14 @@ def check_counts(read: pl.DataFrame, counts: pl.DataFrame) -> None:
         )
 
 
-def judge(candidates: pl.DataFrame, site: PipelineSite) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def judge(
+    candidates: pl.DataFrame, told_before: pl.DataFrame, site: PipelineSite
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Split a bucket's candidates into events, rows of bots, and exact duplicates."""
     unique, duplicates = split_duplicates(candidates.with_columns(event_id=event_id(site.source.context)))
+    if told_before.height:
+        duplicates = pl.concat([duplicates, unique.join(told_before, on="event_id", how="semi")])
+        unique = unique.join(told_before, on="event_id", how="anti")
     rules = site.source.bots
     found = find_bots(unique, rules) if rules.are_judged else pl.DataFrame()
     if found.is_empty():
@@ -303,12 +371,18 @@ def book_files(
     known: pl.DataFrame,
     gone: pl.DataFrame,
     touched: list[date],
+    before: pl.DataFrame,
     bases: dict[str, int],
 ) -> None:
-    """Record in `files` what each file held, and in `days` what each touched day is now made of."""
+    """Record in `files` what each file held, and in `days` what each touched day is now made of.
+
+    `before` is what those events are that stayed.
+    """
     counts = counts_by_file(aside)
     read = pl.concat([changed, others])
-    replaced = known.join(pl.concat([read, gone]), on="path", how="semi").filter(pl.col("event_date").is_in(touched))
+    replaced = known.join(pl.concat([read, gone]), on="path", how="semi").filter(
+        pl.col("event_date").is_in(touched) & ~pl.col("event_date").is_in(before["event_date"].to_list())
+    )
     kept = known.join(replaced, on=["path", "event_date"], how="anti")
     told = pl.concat([counts.select("path"), kept.select("path")])
     empty = read.join(told, on="path", how="anti").with_columns(  # a file without rows was delivered all the same
@@ -317,7 +391,7 @@ def book_files(
     booked = pl.concat([read.join(counts, on="path"), empty], how="diagonal_relaxed")
     rows = pl.concat([kept, booked.select(kept.columns)])
     deliveries = sorted({*read["delivery_date"], *replaced["delivery_date"]})
-    update_days(store, day_facts(rows, digests(aside), touched), bases[DAYS.name])
+    update_days(store, day_facts(rows, digests(aside, before), touched), bases[DAYS.name])
     booked_now = rows.filter(pl.col("delivery_date").is_in(deliveries))
     # Whoever counted on the files of a touched day without knowing of these must try again.
     rebuilt = [f"event_date={each}" for each in touched]
@@ -334,12 +408,11 @@ def counts_by_file(aside: Path) -> pl.DataFrame:
     return told.group_by("path", "event_date").agg(*by_outcome, rows_read=pl.col("n").sum())
 
 
-def digests(aside: Path) -> pl.DataFrame:
-    """What the events of each touched day are: event_date, events_content."""
-    sums = read_aside(aside / "contents")
-    if not sums.width:
-        return pl.DataFrame(schema={"event_date": pl.Date, "events_content": pl.String})
-    return sums.group_by("event_date").sum().select("event_date", events_content=content_text())
+def digests(aside: Path, before: pl.DataFrame) -> pl.DataFrame:
+    """What the events of each touched day are, those that stayed and those that came: event_date, events_content."""
+    sums = pl.concat([before, read_aside(aside / "contents")], how="diagonal")
+    total = sums.group_by("event_date").sum().filter(pl.col("num_ids") > 0)
+    return total.select("event_date", events_content=content_text())
 
 
 def day_facts(files: pl.DataFrame, digests: pl.DataFrame, touched: list[date]) -> pl.DataFrame:

@@ -136,6 +136,20 @@ class Store:
         claimed = [*claims(table, replace), *also_claim]
         return self._swap(table, files, replace, base, claimed, commit_properties(metadata or {}, claimed))
 
+    def append(
+        self,
+        table: Table,
+        files: Iterable[StagedFile],
+        claimed: Sequence[str],
+        metadata: Mapping[str, Any] | None = None,
+        base: int | None = None,
+    ) -> int:
+        """Add `files` to what is there; return the table's new version.
+
+        `claimed` names what they rest on; raises RetryableError where another writer claimed one of these since `base`.
+        """
+        return self._swap(table, files, None, base, claimed, commit_properties(metadata or {}, claimed))
+
     def rewrite(
         self, table: Table, files: Iterable[StagedFile], replace: Mapping[str, Sequence[Partition]], base: int
     ) -> int:
@@ -150,12 +164,13 @@ class Store:
         self,
         table: Table,
         files: Iterable[StagedFile],
-        replace: Mapping[str, Sequence[Partition]],
+        replace: Mapping[str, Sequence[Partition]] | None,
         base: int | None,
         names: Sequence[str],
         properties: CommitProperties,
     ) -> int:
-        check_replace(table, replace)
+        if replace is not None:
+            check_replace(table, replace)
         uri, schema = self.table_uri(table.name), arrow_schema(table)
         newest = self.open(table)
         if newest is None:
@@ -163,14 +178,14 @@ class Store:
             newest = DeltaTable(uri)
         base = newest.version() if base is None else base
         actions = [add_action(file) for file in files]
-        filters = [(column, "in", [str(v) for v in values]) for column, values in replace.items()]
+        filters = [(column, "in", [str(v) for v in values]) for column, values in (replace or {}).items()]
         for _ in range(MOST_TRIES):
             if is_overtaken(newest, uri, base, names):
                 break
             try:
                 newest.create_write_transaction(
                     actions,
-                    "overwrite",
+                    "append" if replace is None else "overwrite",
                     schema,
                     list(table.partition_by) or None,
                     partition_filters=filters or None,

@@ -24,6 +24,7 @@ PACKED_BYTES = 8 * 2**10  # packed bytes at a time; zstd can blow them up 30,000
 GZIP, ZSTD, ZSTD_SKIPPED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # bytes that no text holds
 
+UNPACKING_ERRORS: Any = (isal_zlib.error, zstandard.ZstdError)  # isal's stubs tell an instance where a class is
 Decompressor = Any
 """An object with `decompress`, `eof` and `unused_data`."""
 
@@ -176,7 +177,7 @@ def unpacked_pieces(file: BinaryIO, new_unpacker: Callable[[], Decompressor]) ->
             try:
                 unpacker = new_unpacker() if unpacker is None else unpacker
                 piece = unpacker.decompress(packed)
-            except (isal_zlib.error, zstandard.ZstdError) as error:
+            except UNPACKING_ERRORS as error:
                 raise DamagedArchive(f"its bytes were changed: {error}", num_trusted) from error
             num_bytes += len(piece)
             yield piece

@@ -2,6 +2,7 @@ import itertools
 import json
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline import ingest as ingest_module
 from pipeline.errors import ConfigurationError, ContractError, NightjarError, RetryableError
 from pipeline.publish import Store, open_store
+from pipeline.raw_log import read_raw_log
 from pipeline.tables import FILES, events_table
 
 DAY_1, DAY_2, DAY_3 = (date(2026, 3, day) for day in (1, 2, 3))
@@ -220,15 +222,49 @@ def test_rows_outside_of_lateness_touch_no_other_day(make_small):
 
 def test_a_file_that_is_gone_but_needed_for_another_day_is_named(small):
     path = small.deliver("2026-03-01", row(1, "x"))
-    small.ingest(DAY_1)
-    path.unlink()
     small.deliver("2026-03-02", row(1, "late"))
+    small.ingest(DAY_1, DAY_2)
+    path.unlink()
+    small.deliver("2026-03-02", row(1, "other"))
     before = small.versions()
     with pytest.raises(
         ConfigurationError, match=r"events-2026-03-01\.csv was ingested before and is gone, but 2026-03-01"
     ):
         small.ingest(DAY_2)
     assert small.versions() == before
+
+
+def test_new_rows_of_a_later_file_are_added_without_reading_the_files_of_their_day_again(small, monkeypatch):
+    small.deliver("2026-03-01", row(1, "x"), row(1, "y"), "broken")
+    small.ingest(DAY_1)
+    small.deliver("2026-03-02", row(1, "late"), row(1, "x"), row(2, "z"), row(1, "late"))
+    read = []
+    monkeypatch.setattr(
+        ingest_module, "read_raw_log", lambda paths, source: read.extend(paths) or read_raw_log(paths, source)
+    )
+    counts = small.ingest(DAY_2)
+    assert [Path(path).name for path in read] == ["events-2026-03-02.csv"]
+    assert (counts["events"], counts["duplicates"]) == (2, 2)
+    assert small.items() == ["late", "x", "y", "z"]
+
+
+@pytest.mark.parametrize("order", [(DAY_1, DAY_2, DAY_3), (DAY_3, DAY_1, DAY_2), (DAY_2, DAY_3, DAY_1)], ids=str)
+def test_added_rows_leave_what_a_rebuilt_day_would_be(make_small, order):
+    """In time the late rows are added; in another order, or with all events told anew, the day is rebuilt."""
+
+    def deliver(small):
+        small.deliver("2026-03-01", row(1, "x"), row(1, "y"), "broken")
+        small.deliver("2026-03-02", row(1, "late"), row(1, "x"), row(2, "z"), row(3, "early"))
+        small.deliver("2026-03-03", row(1, "later"), row(2, "z"), row(2, "late too"), "broken, too,,")
+        return small
+
+    clean, small = deliver(make_small("clean")), deliver(make_small("small"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingest_module, "grown_days", lambda *told: [])
+        clean.ingest(DAY_1, DAY_2, DAY_3)
+    small.ingest(*order)
+    small.ingest(*order)
+    assert small.tables() == clean.tables()
 
 
 # --- input that is not there
@@ -279,8 +315,8 @@ def test_a_row_that_is_lost_is_noticed_before_anything_is_published(small, monke
     small.deliver("2026-03-01", row(1, "x"), row(1, "y"))
     judge = ingest_module.judge
 
-    def lose_one(candidates: pl.DataFrame, site: Any) -> Any:
-        return judge(candidates.head(-1), site)
+    def lose_one(candidates: pl.DataFrame, *told: Any) -> Any:
+        return judge(candidates.head(-1), *told)
 
     monkeypatch.setattr(ingest_module, "judge", lose_one)
     with pytest.raises(ContractError, match=r"2 rows were read but 1 are accounted for .* of .*events-2026-03-01\.csv"):
@@ -515,7 +551,7 @@ COMMITS = 5  # days, events, rejected, days, files
 
 def beside_commits(monkeypatch: pytest.MonkeyPatch, act: Callable[[int, bool], None]) -> None:
     """Call `act(number, is_done)` before and after each commit."""
-    commit, number = Store.commit, iter(range(1000))
+    commit, number = Store._swap, iter(range(1000))
 
     def watched(self: Store, *args: Any, **options: Any) -> int:
         this = next(number)
@@ -524,7 +560,7 @@ def beside_commits(monkeypatch: pytest.MonkeyPatch, act: Callable[[int, bool], N
         act(this, True)
         return version
 
-    monkeypatch.setattr(Store, "commit", watched)
+    monkeypatch.setattr(Store, "_swap", watched)
 
 
 def ingest_with_power_cut(small: Any, day: date, number: int, is_done: bool) -> None:
@@ -594,11 +630,21 @@ def test_after_a_power_cut_in_a_new_store_the_next_run_finishes_the_work(make_sm
         assert small.tables() == clean["first"], number
 
 
+def test_after_a_power_cut_while_rows_are_added_the_next_run_finishes_the_work(make_small, clean):
+    for number in range(COMMITS + 1):  # events are swapped in for one day, and added to another
+        small = make_small(f"cut-{number}")
+        deliver(small, "first")
+        small.ingest(DAY_1)
+        ingest_with_power_cut(small, DAY_2, number, is_done=True)
+        small.ingest(DAY_2)
+        assert small.tables() == clean["first"], number
+
+
 def test_rows_of_an_ingest_that_died_vanish_if_the_file_was_mended_before_the_next_run(small):
     small.deliver("2026-03-01", row(1, "x"))
     small.ingest(DAY_1)
     small.deliver("2026-03-02", row(2, "y"), row(1, "slip"))
-    ingest_with_power_cut(small, DAY_2, 1, True)
+    ingest_with_power_cut(small, DAY_2, 2, True)
     assert "slip" in small.items()
     small.deliver("2026-03-02", row(2, "y"))
     small.ingest(DAY_2)
