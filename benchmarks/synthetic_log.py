@@ -83,8 +83,19 @@ def write_site(home: Path, **changes: object) -> Path:
             "event_type": {"column": "event", "map": dict(zip(EVENTS, EVENTS, strict=True))},
             "context": ["device"],
             "lateness": "2d",
+            "bots": {
+                "events_per_day": 1000,
+                "events_per_minute": 60,
+                "distinct_items_share": 0.95,
+                "distinct_items_from": 500,
+                "user_agent": {"column": "device", "pattern": "(?i)bot|crawler|spider"},
+            },
         },
-        "items": {"path": "raw/items.csv", "columns": {"item_id": "item_id", "category": "category"}},
+        "items": {
+            "path": "raw/items.csv",
+            "columns": {"item_id": "item_id", "category": "category"},
+            "unknown": "reject",
+        },
     }
     path = home / "site.yaml"
     path.write_text(yaml.safe_dump(site | changes, sort_keys=False))
