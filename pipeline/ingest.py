@@ -17,7 +17,7 @@ Rows are parsed once, laid aside by visitor bucket, and finished a bucket at a t
 import logging
 import tempfile
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,14 @@ from pipeline.privacy import hash_user_ids
 from pipeline.publish import StagedFile, Store
 from pipeline.raw_files import RAW_FILE, chunks, compare, expand, find_files, rules_digest
 from pipeline.raw_log import read_raw_log
-from pipeline.read_ahead import read_ahead
 from pipeline.settings import PipelineSite
+from pipeline.side_by_side import side_by_side
 from pipeline.tables import DAYS, FILES, FORGOTTEN, REJECTED, Table, events_table
 from pipeline.terminal import track
 
 log = logging.getLogger(__name__)
 
 ROWS_HELD = 400_000  # candidates held in memory before they are laid aside by bucket
-WORKERS = 2  # buckets finished side by side: while one is written, the next one is judged
 
 COUNTS = ("rows_read", "events", "duplicates", "rejected")
 
@@ -92,22 +91,30 @@ def parse(
     """
     catalogues = {day: known_items(site, day) for day in files["delivery_date"].unique()}
     num_rows, held = [pl.DataFrame(schema=ROWS_OF_FILE)], Held(aside)
-    for group in track(list(chunks(files, site.source)), "reading raw files"):
-        day = group["delivery_date"][0]
-        for read in read_ahead(read_raw_log(group["path"].to_list(), site.source)):
-            records = without_text(hash_user_ids(read, site), users)
-            candidates, unfit = normalise(records, site, day, catalogues[day])
-            rejected = blank_rejected(unfit, records, users, site)
-            num_rows.append(rows_by_file(read))
-            if only is not None:
-                is_asked = pl.col("event_date").is_in(only)
-                skipped = [rows.filter(~is_asked).select("source_file") for rows in (candidates, rejected)]
-                num_rows.append(rows_by_file(pl.concat(skipped)).with_columns(-pl.col("num_rows")))
-                candidates, rejected = candidates.filter(is_asked), rejected.filter(is_asked)
-            held.add(candidates)
-            lay_aside(rejected, aside / "rejected")
+
+    def sort_out(read: tuple[date, pl.DataFrame]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+        day, rows = read
+        records = without_text(hash_user_ids(rows, site), users)
+        candidates, unfit = normalise(records, site, day, catalogues[day])
+        rejected = blank_rejected(unfit, records, users, site)
+        if only is None:
+            return candidates, rejected, rows_by_file(rows)
+        candidates, rejected = (part.filter(pl.col("event_date").is_in(only)) for part in (candidates, rejected))
+        return candidates, rejected, rows_by_file(pl.concat([candidates, rejected], how="diagonal_relaxed"))
+
+    for candidates, rejected, counted in side_by_side(sort_out, read_files(site, files)):
+        num_rows.append(counted)
+        held.add(candidates)
+        lay_aside(rejected, aside / "rejected")
     held.let_go()
     return pl.concat(num_rows).group_by("path").agg(pl.col("num_rows").sum())
+
+
+def read_files(site: PipelineSite, files: pl.DataFrame) -> Iterator[tuple[date, pl.DataFrame]]:
+    """The records of files, some at a time, with their delivery day."""
+    for group in track(list(chunks(files, site.source)), "reading raw files"):
+        for rows in read_raw_log(group["path"].to_list(), site.source):
+            yield group["delivery_date"][0], rows
 
 
 ROWS_OF_FILE = {"path": pl.String, "num_rows": pl.Int64}
@@ -256,11 +263,10 @@ def publish_days(
     events: list[StagedFile] = []
     refused: list[StagedFile] = []
     told = store.scan(table, bases[table.name]).filter(pl.col("event_date").is_in(grown))
-    with ThreadPoolExecutor(WORKERS) as pool:
-        finished = pool.map(lambda bucket: finish_bucket(site, store, aside, bucket, told, users, run), sorted(buckets))
-        for accepted, bots in track(finished, "writing events", len(buckets)):
-            events += accepted
-            refused += bots
+    finished = side_by_side(lambda bucket: finish_bucket(site, store, aside, bucket, told, users, run), sorted(buckets))
+    for accepted, bots in track(finished, "writing events", len(buckets)):
+        events += accepted
+        refused += bots
     early = read_aside(aside / "rejected")
     if not early.is_empty():
         refused += store.stage(REJECTED, early.with_columns(ingested_run=pl.lit(run)))

@@ -27,7 +27,7 @@ from pipeline.typed_files import typed_columns, typed_frames
 
 log = logging.getLogger(__name__)
 
-ROWS_OF_A_FRAME = 2**19  # small files are put together until they have as many
+ROWS_OF_A_FRAME = 2**17  # small files are put together until they have as many
 MOST_BYTES_OF_A_RECORD = 64 * 2**20
 LINES_LOOKED_AT = 1000  # to tell the types of JSON Lines
 
