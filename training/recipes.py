@@ -53,6 +53,16 @@ def gru() -> Recipe:
     return SequenceRecipe(encoder="gru")
 
 
+def lstm() -> Recipe:
+    """The plain LSTM with full cross-entropy."""
+    return SequenceRecipe(encoder="lstm")
+
+
+def rnn() -> Recipe:
+    """The plain recurrent network with full cross-entropy."""
+    return SequenceRecipe(encoder="rnn")
+
+
 def popularity() -> Recipe:
     """Items by their number of events in the window."""
     return PopularityRecipe()
@@ -65,6 +75,8 @@ def recent_popularity() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "gru": gru,
+    "lstm": lstm,
+    "rnn": rnn,
     "popularity": popularity,
     "recent_popularity": recent_popularity,
 }

@@ -32,7 +32,7 @@ def test_a_site_changes_single_fields():
 def test_an_unknown_recipe_is_named_with_the_nearest():
     with pytest.raises(ConfigurationError, match="no recipe 'popularty'; did you mean 'popularity'"):
         find_recipe("popularty", Training())
-    with pytest.raises(ConfigurationError, match="there are gru, popularity"):
+    with pytest.raises(ConfigurationError, match="there are gru, lstm, rnn, popularity"):
         find_recipe("xyz", Training())
 
 

@@ -2,5 +2,7 @@
 
 from training.models.base import SessionModel
 from training.models.gru import Gru
+from training.models.lstm import Lstm
+from training.models.rnn import Rnn
 
-MODELS: dict[str, type[SessionModel]] = {"gru": Gru}
+MODELS: dict[str, type[SessionModel]] = {"gru": Gru, "lstm": Lstm, "rnn": Rnn}
