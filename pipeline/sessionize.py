@@ -20,6 +20,7 @@ from pipeline.ids import content_sums, content_text, stable_id
 from pipeline.publish import StagedFile, Store
 from pipeline.sessions import RUN_OF, CutDay, cut_day
 from pipeline.settings import PipelineSite
+from pipeline.side_by_side import side_by_side
 from pipeline.tables import DAYS, OPEN_SESSIONS, events_table, sessions_table
 from pipeline.terminal import track
 
@@ -69,15 +70,19 @@ def sessionize_day(site: PipelineSite, store: Store, day: date) -> None:
     inputs = open_day(site, store, day)
     table = sessions_table(site.source.context)
     events, opened = store.scan(events_table(site.source.context)), store.scan(OPEN_SESSIONS)
+
+    def make(bucket: int) -> tuple[list[StagedFile], list[StagedFile], pl.DataFrame]:
+        in_bucket = pl.col("user_bucket") == bucket
+        cut = sessions_of_day(opened.filter(in_bucket), events.filter(in_bucket), site, day)
+        return store.stage(table, cut.sessions), store.stage(OPEN_SESSIONS, cut.still_open), bucket_facts(cut)
+
     staged: list[StagedFile] = []
     staged_open: list[StagedFile] = []
     facts = []
-    for bucket in track(range(site.buckets), f"sessionizing {day}"):
-        in_bucket = pl.col("user_bucket") == bucket
-        cut = sessions_of_day(opened.filter(in_bucket), events.filter(in_bucket), site, day)
-        staged += store.stage(table, cut.sessions)
-        staged_open += store.stage(OPEN_SESSIONS, cut.still_open)
-        facts.append(bucket_facts(cut))
+    for made in track(side_by_side(make, range(site.buckets)), f"sessionizing {day}", site.buckets):
+        staged += made[0]
+        staged_open += made[1]
+        facts.append(made[2])
     store.commit(OPEN_SESSIONS, staged_open, {"session_date": [day]})
     store.commit(table, staged, {"session_date": [day]})
     update_days(store, day_facts(day, facts).with_columns(sessions_built_from=pl.lit(inputs)))
