@@ -30,6 +30,7 @@ from pipeline.column_changes import column_changes, tell_columns
 from pipeline.days import read_days, update_days
 from pipeline.errors import ConfigurationError, ContractError, RetryableError
 from pipeline.forgotten import blank_rejected, forgotten_users, part_forgotten, without_text
+from pipeline.grown_days import days_with_rows_of, grown_days
 from pipeline.ids import content_parts, content_sums, content_text
 from pipeline.normalise import event_id, normalise, raw_row
 from pipeline.privacy import hash_user_ids
@@ -66,7 +67,7 @@ def ingest(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
         num_rows = parse(site, changed, aside, users)
         left_behind = interrupted_days(site, store, pl.concat([changed, gone])["path"].to_list())
         touched = sorted({*touched_days(aside, known, changed, gone, day), *left_behind})
-        grown = grown_days(site, store, known, changed, gone, [each for each in touched if each not in left_behind])
+        grown = grown_days(site, store, aside, known, changed, gone, [d for d in touched if d not in left_behind])
         rebuilt = [each for each in touched if each not in grown]
         others = other_files(site, known, changed, gone, rebuilt)
         num_rows = pl.concat([num_rows, parse(site, others, aside, users, only=rebuilt)])
@@ -180,42 +181,6 @@ def interrupted_days(site: PipelineSite, store: Store, paths: list[str]) -> list
     return [day for table in tables for day in days_with_rows_of(store.scan(table), half_done, paths)]
 
 
-def days_with_rows_of(rows: pl.LazyFrame, days: list[date], paths: list[str]) -> list[date]:
-    """Those of some days to which rows of these files belong."""
-    found = rows.filter(pl.col("event_date").is_in(days), pl.col("source_file").is_in(paths))
-    return found.select(pl.col("event_date").unique()).collect()["event_date"].to_list()
-
-
-def grown_days(
-    site: PipelineSite,
-    store: Store,
-    known: pl.DataFrame,
-    changed: pl.DataFrame,
-    gone: pl.DataFrame,
-    touched: list[date],
-) -> list[date]:
-    """Touched days to which later files bring new rows and nothing else changes: their events need not be made again.
-
-    Not so where bots are judged (one more row can make a bot), where a file that held the day changed or is gone, where
-    one that comes after a new file holds it (of equal events the first one stays), or was judged by other rules.
-    """
-    if site.source.bots.are_judged or changed.is_empty():
-        return []
-    first_day, first_path = changed.sort("delivery_date", "path").select("delivery_date", "path").row(0)
-    holding = known.filter(pl.col("event_date").is_in(touched))
-    rules = {day: rules_digest(site, day) for day in holding["delivery_date"].unique()}
-    is_settled = pl.col("judged_by") == pl.col("delivery_date").replace_strict(rules, return_dtype=pl.String)
-    same_day = pl.col("delivery_date") == first_day
-    is_before = (pl.col("delivery_date") < first_day) | (same_day & (pl.col("path") < first_path))
-    is_touched = pl.col("path").is_in(pl.concat([changed["path"], gone["path"]]).to_list())
-    stays = holding.group_by("event_date").agg((is_settled & is_before & ~is_touched).all().alias("stays"))
-    whole = read_days(store).filter(pl.col("events_content").is_not_null())
-    days = stays.filter("stays").join(whole, on="event_date", how="semi")["event_date"].to_list()
-    # An ingest that died before it booked these files may have brought their rows already.
-    brought = days_with_rows_of(store.scan(events_table(site.source.context)), days, changed["path"].to_list())
-    return sorted({*days} - {*brought})
-
-
 def contents(store: Store, days: list[date]) -> pl.DataFrame:
     """What the events of some days are: event_date, and sums that those of further events can be added to."""
     known = read_days(store).filter(pl.col("event_date").is_in(days))
@@ -262,8 +227,13 @@ def publish_days(
     buckets = [int(folder.name.rsplit("-", 1)[1]) for folder in aside.glob("candidates-*")]
     events: list[StagedFile] = []
     refused: list[StagedFile] = []
-    told = store.scan(table, bases[table.name]).filter(pl.col("event_date").is_in(grown))
-    finished = side_by_side(lambda bucket: finish_bucket(site, store, aside, bucket, told, users, run), sorted(buckets))
+    stays = store.scan(table, bases[table.name]).filter(pl.col("event_date").is_in(grown))
+
+    def finish(bucket: int) -> tuple[list[StagedFile], list[StagedFile]]:
+        told = stays.filter(pl.col("user_bucket") == bucket).select("event_date", "event_id").collect()
+        return finish_bucket(site, store, aside, bucket, told, grown, users, run)
+
+    finished = side_by_side(finish, sorted(buckets))
     for accepted, bots in track(finished, "writing events", len(buckets)):
         events += accepted
         refused += bots
@@ -296,14 +266,20 @@ def publish(
 
 
 def finish_bucket(
-    site: PipelineSite, store: Store, aside: Path, bucket: int, told: pl.LazyFrame, users: pl.Series, run: str
+    site: PipelineSite,
+    store: Store,
+    aside: Path,
+    bucket: int,
+    told: pl.DataFrame,
+    grown: list[date],
+    users: pl.Series,
+    run: str,
 ) -> tuple[list[StagedFile], list[StagedFile]]:
     """Judge a bucket's candidates and write them; return the unseen files of `events` and `rejected`.
 
-    `told` are events that stay, which a candidate may tell again.
+    `told` are events of `grown` days, which stay; a candidate may tell one of them again.
     """
-    told_before = told.filter(pl.col("user_bucket") == bucket).select("event_id").collect()
-    judged, found, duplicates = judge(read_aside(aside / f"candidates-{bucket}"), told_before, site)
+    judged, found, duplicates = judge(read_aside(aside / f"candidates-{bucket}"), told, grown, site)
     accepted, bots = part_forgotten(judged, found, users)
     lay_aside(outcomes(accepted, bots, duplicates), aside / "outcomes")
     lay_aside(accepted.group_by("event_date").agg(content_sums(pl.col("event_id"))), aside / "contents")
@@ -327,15 +303,16 @@ def check_counts(read: pl.DataFrame, counts: pl.DataFrame) -> None:
 
 
 def judge(
-    candidates: pl.DataFrame, told_before: pl.DataFrame, site: PipelineSite
+    candidates: pl.DataFrame, told: pl.DataFrame, grown: list[date], site: PipelineSite
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Split a bucket's candidates into events, rows of bots, and exact duplicates."""
+    """Split a bucket's candidates into events, rows of bots (`grown` days bring none), and exact duplicates."""
     unique, duplicates = split_duplicates(candidates.with_columns(event_id=event_id(site.source.context)))
-    if told_before.height:
-        duplicates = pl.concat([duplicates, unique.join(told_before, on="event_id", how="semi")])
-        unique = unique.join(told_before, on="event_id", how="anti")
+    if told.height:
+        duplicates = pl.concat([duplicates, unique.join(told, on=("event_date", "event_id"), how="semi")])
+        unique = unique.join(told, on=("event_date", "event_id"), how="anti")
     rules = site.source.bots
-    found = find_bots(unique, rules) if rules.are_judged else pl.DataFrame()
+    judged = unique.filter(~pl.col("event_date").is_in(grown))
+    found = find_bots(judged, rules) if rules.are_judged else pl.DataFrame()
     if found.is_empty():
         return unique, REJECTED.empty().drop("ingested_run"), duplicates
     bots = unique.join(found, on=VISITOR_DAY)

@@ -267,6 +267,42 @@ def test_added_rows_leave_what_a_rebuilt_day_would_be(make_small, order):
     assert small.tables() == clean.tables()
 
 
+@pytest.mark.parametrize(
+    ("late", "is_added"),
+    [
+        (["cas,,late,2026-03-01T23:00:00Z,view"], True),
+        (["ann,,a fourth,2026-03-01T23:00:00Z,view"], False),
+        (["bob,,a fifth,2026-03-01T23:00:00Z,view"], False),
+        (["bob,,i0,2026-03-01T10:00:00Z,view"], False),
+        ([",night,late,2026-03-01T23:00:00Z,view"], False),
+    ],
+    ids=["of a person", "that makes a bot", "of a bot", "of a bot, told again", "of a bot without a name"],
+)
+def test_late_rows_are_judged_with_their_visitors_whole_day(make_small, late, is_added, monkeypatch):
+    """Three events a day are allowed: ann has three, bob and an anonymous visitor four."""
+    counts = {"ann,": 3, "bob,": 4, ",night": 4, "cas,": 1}
+    first = [f"{who},i{n},2026-03-01T10:00:00Z,view" for who, number in counts.items() for n in range(number)]
+    found = {}
+    for name in ("small", "clean"):
+        small = make_small(name, source={"bots": {"events_per_day": 3}})
+        small.deliver("2026-03-01", *first)
+        small.deliver("2026-03-02", *late, row(2, "x"))
+        small.ingest(DAY_1)
+        read = []
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                ingest_module,
+                "read_raw_log",
+                lambda paths, of, read=read: read.extend(paths) or read_raw_log(paths, of),
+            )
+            if name == "clean":
+                patch.setattr(ingest_module, "grown_days", lambda *told: [])
+            small.ingest(DAY_2)
+        found[name] = small.tables()
+        assert (len(read) == 1) == (is_added and name == "small")
+    assert found["small"] == found["clean"]
+
+
 # --- input that is not there
 
 
