@@ -76,7 +76,7 @@ def write_site(home: Path, **changes: object) -> Path:
     site: dict[str, object] = {
         "name": "synthetic",
         "store": "store",
-        "buckets": 16,
+        "buckets": 32,
         "source": {
             "events": "raw/events-{date}-*.csv.gz",
             "columns": {"user_id": "user_id", "item_id": "item_id", "occurred_at": "time"},
