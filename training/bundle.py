@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from features.vocabulary import Vocabulary
 from pipeline.errors import ConfigurationError
+from training.baselines import BASELINES
 from training.baselines.popularity import Popularity
 from training.models import MODELS
 from training.models.base import Recommender
-from training.recipes import PopularityRecipe, Recipe
+from training.recipes import PopularityRecipe, Recipe, SequenceRecipe
 
 FACTS, ITEMS, WEIGHTS = "bundle.json", "vocabulary.parquet", "weights.safetensors"
 
@@ -45,6 +46,9 @@ def build(recipe: Recipe, num_codes: int) -> Recommender:
     torch.manual_seed(recipe.seed)
     if isinstance(recipe, PopularityRecipe):
         return Popularity(num_codes)
+    if not isinstance(recipe, SequenceRecipe):
+        baseline: Recommender = BASELINES[type(recipe)](num_codes, recipe)
+        return baseline
     if recipe.encoder not in MODELS:
         raise ConfigurationError(f"there is no encoder {recipe.encoder!r}; there are {', '.join(MODELS)}")
     model: Any = MODELS[recipe.encoder]

@@ -18,7 +18,7 @@ from pipeline.publish import Store
 from pipeline.terminal import log
 from training.bundle import Bundle, build
 from training.models.base import SessionModel
-from training.recipes import PopularityRecipe, SequenceRecipe
+from training.recipes import SequenceRecipe
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, newest, number
 from training.train import fit_in, make, microseconds_at_end
@@ -63,7 +63,7 @@ def learn_on(
     as_of = microseconds_at_end(site, night)
     recipe = bundle.recipe
     recommender: Any
-    if isinstance(recipe, PopularityRecipe):
+    if not isinstance(recipe, SequenceRecipe):
         recommender, losses = make(recipe, vocabulary, sequences, as_of)
     else:
         recommender = grow(bundle, vocabulary, recipe)

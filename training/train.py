@@ -19,10 +19,9 @@ from features.window import check_passed
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.publish import Store
 from pipeline.terminal import log
-from training.baselines.popularity import Popularity
 from training.bundle import Bundle, build, describe_recipe
 from training.measure import measure_bundle
-from training.models.base import SessionModel
+from training.models.base import Recommender, SessionModel
 from training.recipes import PopularityRecipe, Recipe, SequenceRecipe, find_recipe
 from training.settings import TrainingSite
 from training.tracking import Tracking
@@ -52,12 +51,15 @@ def train(site: TrainingSite, store: Store, night: date, recipe_name: str) -> di
 
 def make(
     recipe: Recipe, vocabulary: Vocabulary, sequences: Sequences, as_of: int, run_id: str | None = None
-) -> tuple[SessionModel | Popularity, dict[str, float]]:
+) -> tuple[Recommender, dict[str, float]]:
     """A fitted recommender and its last losses; each epoch's losses go to the MLflow run, where one is given."""
     recommender: Any = build(recipe, vocabulary.num_codes)
     if isinstance(recipe, PopularityRecipe):
         half_life = recipe.half_life.total_seconds() if recipe.half_life else None
         recommender.fit(sequences, as_of, half_life)
+        return recommender, {}
+    if not isinstance(recipe, SequenceRecipe):
+        recommender.fit(sequences, as_of)
         return recommender, {}
     return recommender, fit_in(recommender, sequences, recipe, recipe.epochs, run_id)
 
