@@ -53,9 +53,11 @@ def fewest_events(bots: Bots) -> int:
 
 def measure(events: pl.DataFrame, fewest: int = 1) -> pl.DataFrame:
     """Visitors' days of at least so many events: visitor, event_date and the MEASURES."""
-    days = events.group_by(VISITOR_DAY).agg(events_per_day=pl.len().cast(pl.Int64))
+    # A hash of visitors is quick to count by, and tells nearly all of them apart.
+    busy = events.filter(pl.len().over(pl.col("visitor").hash()) >= fewest) if fewest > 1 else events
+    days = busy.group_by(VISITOR_DAY).agg(events_per_day=pl.len().cast(pl.Int64))
     days = days.filter(pl.col("events_per_day") >= fewest)
-    near = events.join(days, on=VISITOR_DAY, how="semi") if fewest > 1 else events
+    near = busy.join(days, on=VISITOR_DAY, how="semi")
     minute = pl.col("occurred_at").dt.truncate("1m")
     minutes = near.group_by(*VISITOR_DAY, minute=minute).agg(n=pl.len().cast(pl.Int64))
     fastest = minutes.group_by(VISITOR_DAY).agg(events_per_minute=pl.col("n").max())

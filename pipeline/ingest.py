@@ -22,6 +22,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from pipeline.bots import VISITOR_DAY, find_bots
@@ -311,7 +312,7 @@ def judge(
         duplicates = pl.concat([duplicates, unique.join(told, on=("event_date", "event_id"), how="semi")])
         unique = unique.join(told, on=("event_date", "event_id"), how="anti")
     rules = site.source.bots
-    judged = unique.filter(~pl.col("event_date").is_in(grown))
+    judged = unique.filter(~pl.col("event_date").is_in(grown)) if grown else unique
     found = find_bots(judged, rules) if rules.are_judged else pl.DataFrame()
     if found.is_empty():
         return unique, REJECTED.empty().drop("ingested_run"), duplicates
@@ -328,10 +329,12 @@ def split_duplicates(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     Of equal ids the first row stays, in the order of delivery day, file and record. Few rows have an equal, so these
     are found by a short hash first; only they are put in order.
     """
-    is_doubtful = rows["event_id"].hash().is_duplicated()
-    doubtful = rows.filter(is_doubtful).sort("delivery_date", "source_file", "record")
-    is_first = doubtful["event_id"].is_first_distinct()
-    return pl.concat([rows.filter(~is_doubtful), doubtful.filter(is_first)]), doubtful.filter(~is_first)
+    rows = rows.with_row_index("place")
+    doubtful = rows.filter(rows["event_id"].hash().is_duplicated()).sort("delivery_date", "source_file", "record")
+    again = doubtful.filter(~doubtful["event_id"].is_first_distinct())
+    is_first = np.ones(rows.height, dtype=bool)
+    is_first[again["place"].to_numpy()] = False
+    return rows.drop("place").filter(is_first), again.drop("place")
 
 
 def outcomes(accepted: pl.DataFrame, bots: pl.DataFrame, duplicates: pl.DataFrame) -> pl.DataFrame:
