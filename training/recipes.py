@@ -92,6 +92,8 @@ class SessionKnnRecipe(Section):
     """Sessions whose items are scored."""
     sample: int = Field(ge=1)
     """Most recent sessions among which neighbours are looked for."""
+    remind: bool = True
+    """Whether items of the session may come again; if not, they are no better than items without evidence."""
     seed: int = 1
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from scipy.sparse import csr_array
 from features.sequences import Integers, Sequences
 from training.baselines.base import Baseline, Floats, SparseTable, prefixes
 from training.batch import Batch
+from training.recipes import SessionKnnRecipe
 
 LOW_BITS = 32  # of a key that sorts by similarity, then by recency
 ITEMS_OF_A_SESSION = 8  # for the estimate of work only
@@ -47,10 +48,9 @@ class Met(NamedTuple):
 class SessionKnn(Baseline):
     """Sessions as neighbours."""
 
-    def __init__(self, num_codes: int, neighbours: int, sample: int) -> None:
+    def __init__(self, num_codes: int, recipe: SessionKnnRecipe) -> None:
         super().__init__(num_codes)
-        self.neighbours = neighbours
-        self.sample = sample
+        self.neighbours, self.sample, self.remind = recipe.neighbours, recipe.sample, recipe.remind
         self.places = SparseTable()
         """Row = session, column = item: where the session has it last, from 1."""
         self.lists = SparseTable()
@@ -112,7 +112,10 @@ class SessionKnn(Baseline):
         values_E = similarity_P[met.pair_E] * self.item_weights(met)
         cells_E = row_P[met.pair_E] * self.num_codes + met.code_E
         sums = np.bincount(cells_E, values_E, minlength=num_rows * self.num_codes)
-        return sums.reshape(num_rows, self.num_codes).astype(np.float64)
+        evidence_RI: Floats = sums.reshape(num_rows, self.num_codes).astype(np.float64)
+        if not self.remind:
+            evidence_RI[rows, codes] = 0
+        return evidence_RI
 
     def nearest(self, similar_RS: csr_array) -> tuple[Integers, Integers, Floats]:
         """Each row's neighbours: row, session, similarity. The more recent session wins a tie."""

@@ -23,7 +23,7 @@ class Stan(SessionKnn):
     """Sequence and time aware neighbourhood."""
 
     def __init__(self, num_codes: int, recipe: StanRecipe) -> None:
-        super().__init__(num_codes, recipe.neighbours, recipe.sample)
+        super().__init__(num_codes, recipe)
         self.recipe = recipe
 
     def session_weights(self, ages_S: Floats, num_items_S: Integers) -> Floats:

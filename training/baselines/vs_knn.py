@@ -29,7 +29,7 @@ class VsKnn(SessionKnn):
     idf_I: Tensor
 
     def __init__(self, num_codes: int, recipe: VsKnnRecipe) -> None:
-        super().__init__(num_codes, recipe.neighbours, recipe.sample)
+        super().__init__(num_codes, recipe)
         self.recipe = recipe
         self.register_buffer("idf_I", torch.zeros(num_codes, dtype=torch.float64))
 

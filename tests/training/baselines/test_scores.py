@@ -194,6 +194,16 @@ def test_scores_are_those_of_the_slow_way(name, log, asked, neighbours, more):
     agree(recipe, log, asked, lambda prefix: SLOW[name](recipe, log, prefix))
 
 
+@pytest.mark.parametrize("name", SLOW)
+@given(log=logs, asked=logs)
+@settings(max_examples=10, deadline=None)
+def test_items_of_the_session_may_be_kept_out(name, log, asked):
+    with_all, without = (scored(changed(name, remind=remind), log, asked) for remind in (True, False))
+    prefixes = [session[: n + 1] for session in asked for n in range(len(session))]
+    for prefix, every, other in zip(prefixes, with_all, without, strict=True):
+        assert other == {code: score for code, score in every.items() if code not in prefix}
+
+
 def test_a_decay_may_be_off():
     recipe = changed("stan", event_decay=None, session_decay=None, item_decay=None)
     assert scored(recipe, [[1, 2], [2, 3, 4]], [[2]]) == [
