@@ -120,6 +120,12 @@ class ItemToItem(Baseline):
         self.table = SparseTable()
         self.table.keep(csr_array((num_codes, num_codes)))
 
+    def recommend_after(self, batch: Batch, events_R: Integers, n: int) -> TopItems:
+        """The best items after some events; the same list for the same item, searched once."""
+        _, first, place_R = np.unique(batch.item_codes.numpy()[events_R], return_index=True, return_inverse=True)
+        top = super().recommend_after(batch, events_R[first], n)
+        return TopItems(*(column[torch.from_numpy(place_R)] for column in top))
+
     def evidence(self, batch: Batch, events_R: Integers) -> Floats:
         """(R, I) the rows of the current items."""
         evidence_RI: Floats = self.table.matrix(self.num_codes)[batch.item_codes.numpy()[events_R]].toarray()
