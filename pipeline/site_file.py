@@ -42,6 +42,8 @@ def load_site(path: Path, model: type[SiteT], home: Path) -> SiteT:
         return model.model_validate(content | {"home": home})
     except ValidationError as error:
         raise ConfigurationError(describe(error, path, model)) from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path} is not a valid site file:\n  {error}") from error
 
 
 def expand_variables(text: str, path: Path) -> str:

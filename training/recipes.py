@@ -3,21 +3,25 @@
 import difflib
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.durations import Duration
 from pipeline.errors import ConfigurationError
 from pipeline.settings import Section
-from training.batch import Order
-from training.settings import Training
+
+if TYPE_CHECKING:
+    from training.settings import Training  # which looks its recipes up here
 
 Decay = Literal["same", "linear", "div", "quadratic", "log"]
 
+CARRYING = ("gru4rec",)
+"""Encoders that can carry their state from step to step."""
+
 
 class SequenceRecipe(Section):
-    """A session model: encoder x loss x order x optimiser."""
+    """A session model: encoder x loss x negatives x order x optimiser."""
 
     kind: Literal["sequence"] = "sequence"
     encoder: str
@@ -25,17 +29,95 @@ class SequenceRecipe(Section):
     hidden_size: int = Field(default=128, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the input vector that is blanked while training."""
-    loss: Literal["cross_entropy"] = "cross_entropy"
-    order: Order = "chronological"
-    """`chronological`: the newest sessions are learnt last, which news logs reward."""
+    loss: Literal["cross_entropy", "bpr_max", "gbce"] = "cross_entropy"
+    """`cross_entropy` over all items, or over drawn ones; `bpr_max` and `gbce` over drawn ones."""
+    score_memory_mb: int = Field(default=1024, ge=1)
+    """MiB for the scores of all items at a step; what needs more is made in chunks, at the price of time."""
+    num_negatives: int = Field(default=0, ge=0)
+    """Items drawn a step for all its targets together; 0: targets stand against all items."""
+    negative_alpha: float = Field(default=0, ge=0, le=1)
+    """Items are drawn with p ~ count^alpha: 0 uniform, 1 by popularity."""
+    in_batch_negatives: bool = False
+    """Whether the other targets of the step are negatives, too."""
+    logq: float = Field(default=1, ge=0, le=1)
+    """Of cross-entropy over drawn items: how much of their popularity is taken out of the scores."""
+    bpr_regularisation: float = Field(default=1, ge=0)
+    """Of bpr_max: weight of the negatives' squared scores."""
+    elu: float = Field(default=0.5, ge=0)
+    """Of bpr_max: how far below 0 a score can fall; 0: no bound."""
+    calibration: float = Field(default=0.75, ge=0, le=1)
+    """Of gbce: the paper's t."""
+    order: Literal["chronological", "shuffled", "session_parallel"] = "chronological"
+    """`chronological`: the newest sessions are learnt last, which news logs reward. `session_parallel`: so, too, but
+    one event of each session a step, the state carried on without gradient."""
     epochs: int = Field(default=5, ge=1)
     refit_epochs: int = Field(default=1, ge=1)
     """Passes of a warm refit."""
     batch_size: int = Field(default=256, ge=1)
     """Sessions in a batch."""
+    optimiser: Literal["adam", "adagrad"] = "adam"
+    """`adagrad` moves only the item rows of a step, where items are drawn."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Of Adam."""
+    momentum: float = Field(default=0, ge=0, lt=1)
+    """Of adagrad."""
     seed: int = 1
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> Self:
+        """Refuse what cannot work, and what would silently do nothing."""
+        for is_wrong, reason in wrong_combinations(self):
+            if is_wrong:
+                raise ValueError(reason)
+        return self
+
+
+def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
+    """Whether a recipe has each fault, and what is wrong about it."""
+    is_sampled, loss = recipe.num_negatives > 0, recipe.loss
+
+    def is_set(field: str) -> bool:
+        return bool(getattr(recipe, field) != SequenceRecipe.model_fields[field].default)
+
+    return [
+        (
+            loss != "cross_entropy" and not is_sampled,
+            f"loss {loss} compares a target with drawn items; set num_negatives, 2048 for example",
+        ),
+        (
+            recipe.in_batch_negatives and not is_sampled,
+            "in_batch_negatives alone never show most of the items; set num_negatives, too, 2048 for example",
+        ),
+        (
+            is_set("negative_alpha") and not is_sampled,
+            "negative_alpha says how items are drawn, but none are; set num_negatives, or leave it out",
+        ),
+        (
+            is_set("logq") and not (is_sampled and loss == "cross_entropy"),
+            "logq corrects cross_entropy over drawn items only; leave it out",
+        ),
+        (
+            loss == "gbce" and (is_set("negative_alpha") or recipe.in_batch_negatives),
+            "loss gbce is calibrated for items drawn evenly; leave out negative_alpha and in_batch_negatives",
+        ),
+        (loss != "bpr_max" and is_set("elu"), f"elu belongs to loss bpr_max, but loss is {loss}; leave it out"),
+        (
+            loss != "bpr_max" and is_set("bpr_regularisation"),
+            f"bpr_regularisation belongs to loss bpr_max, but loss is {loss}; leave it out",
+        ),
+        (
+            loss != "gbce" and is_set("calibration"),
+            f"calibration belongs to loss gbce, but loss is {loss}; leave it out",
+        ),
+        (
+            is_set("momentum") and recipe.optimiser != "adagrad",
+            f"momentum belongs to optimiser adagrad, but optimiser is {recipe.optimiser}; leave it out",
+        ),
+        (
+            recipe.order == "session_parallel" and recipe.encoder not in CARRYING,
+            f"order session_parallel needs an encoder that carries its state ({', '.join(CARRYING)}), "
+            f"not {recipe.encoder}; take chronological or shuffled",
+        ),
+    ]
 
 
 class PopularityRecipe(Section):
@@ -152,6 +234,20 @@ def gru() -> Recipe:
     return SequenceRecipe(encoder="gru")
 
 
+def gru4rec() -> Recipe:
+    """GRU4Rec as its authors publish it; the settings are those of their larger data sets."""
+    return SequenceRecipe(
+        encoder="gru4rec",
+        num_negatives=2048,
+        negative_alpha=0.5,
+        in_batch_negatives=True,
+        order="session_parallel",
+        batch_size=128,
+        optimiser="adagrad",
+        learning_rate=0.07,
+    )
+
+
 def lstm() -> Recipe:
     """The plain LSTM with full cross-entropy."""
     return SequenceRecipe(encoder="lstm")
@@ -174,6 +270,7 @@ def recent_popularity() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "gru": gru,
+    "gru4rec": gru4rec,
     "lstm": lstm,
     "rnn": rnn,
     "popularity": popularity,
@@ -187,7 +284,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def find_recipe(name: str, training: Training) -> Recipe:
+def find_recipe(name: str, training: "Training") -> Recipe:
     """The recipe of a name with the site's overrides; raises ConfigurationError for an unknown name or field."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
@@ -209,4 +306,4 @@ def override(name: str, recipe: Recipe, fields: dict[str, Any]) -> Recipe:
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, (name, *fault["loc"])))
-        raise ConfigurationError(f"training.recipes.{place}: {fault['msg']}") from error
+        raise ConfigurationError(f"training.recipes.{place}: {fault['msg'].removeprefix('Value error, ')}") from error

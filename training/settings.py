@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from features.settings import FeaturesSite
 from pipeline.durations import Duration
 from pipeline.settings import Section
+from training.recipes import find_recipe
 
 DEFAULT_RECIPES = ("gru", "popularity", "recent_popularity")
 
@@ -24,6 +25,13 @@ class Training(Section):
     """`warm`: the champion learns one more pass through the newest day. `none`: it is exported as trained."""
     metric_ks: tuple[PositiveInt, ...] = Field(default=(5, 10, 20), min_length=1)
     """Lengths of the lists that metrics look at."""
+
+    @model_validator(mode="after")
+    def recipes_can_be_made(self) -> "Training":
+        """A wrong recipe is refused when the site file is read, not when its turn comes in the night."""
+        for name in self.recipes:
+            find_recipe(name, self)
+        return self
 
     @model_validator(mode="after")
     def champion_metric_is_measured(self) -> "Training":

@@ -1,11 +1,9 @@
 from datetime import timedelta
 
 import pytest
-import torch
 
 from pipeline.errors import ConfigurationError
 from training.bundle import build, describe_recipe
-from training.losses import cross_entropy
 from training.recipes import RECIPES, find_recipe
 from training.settings import Training
 
@@ -32,7 +30,7 @@ def test_a_site_changes_single_fields():
 def test_an_unknown_recipe_is_named_with_the_nearest():
     with pytest.raises(ConfigurationError, match="no recipe 'popularty'; did you mean 'popularity'"):
         find_recipe("popularty", Training())
-    with pytest.raises(ConfigurationError, match="there are gru, lstm, rnn, popularity"):
+    with pytest.raises(ConfigurationError, match="there are gru, gru4rec, lstm, rnn, popularity"):
         find_recipe("xyz", Training())
 
 
@@ -63,6 +61,44 @@ def test_an_unknown_encoder_is_refused_by_name():
 
 
 @pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"loss": "bpr_max"}, "loss bpr_max compares a target with drawn items; set num_negatives"),
+        ({"loss": "gbce"}, "loss gbce compares a target with drawn items; set num_negatives"),
+        ({"in_batch_negatives": True}, "in_batch_negatives alone never show most of the items; set num_negatives"),
+        ({"negative_alpha": 0.5}, "negative_alpha says how items are drawn, but none are"),
+        ({"logq": 0}, "logq corrects cross_entropy over drawn items only"),
+        ({"loss": "bpr_max", "num_negatives": 9, "logq": 0.5}, "logq corrects cross_entropy over drawn items only"),
+        ({"loss": "gbce", "num_negatives": 9, "negative_alpha": 1}, "gbce is calibrated for items drawn evenly"),
+        ({"loss": "gbce", "num_negatives": 9, "in_batch_negatives": True}, "gbce is calibrated for items drawn evenly"),
+        ({"elu": 1}, "elu belongs to loss bpr_max, but loss is cross_entropy"),
+        ({"bpr_regularisation": 2}, "bpr_regularisation belongs to loss bpr_max, but loss is cross_entropy"),
+        ({"calibration": 1}, "calibration belongs to loss gbce, but loss is cross_entropy"),
+        ({"momentum": 0.3}, "momentum belongs to optimiser adagrad, but optimiser is adam"),
+        ({"order": "session_parallel"}, r"needs an encoder that carries its state \(gru4rec\), not gru; take chron"),
+    ],
+    ids=lambda told: "-".join(told) if isinstance(told, dict) else "",
+)
+def test_parts_that_do_not_fit_together_are_refused_with_the_reason(fields, reason):
+    with pytest.raises(ConfigurationError, match=r"training\.recipes\.gru: .*" + reason):
+        find_recipe("gru", training(gru=fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_negatives": 9, "negative_alpha": 0.5, "in_batch_negatives": True, "logq": 0.5},
+        {"num_negatives": 9, "loss": "bpr_max", "elu": 0, "bpr_regularisation": 2},
+        {"num_negatives": 9, "loss": "gbce", "calibration": 1},
+        {"num_negatives": 9, "optimiser": "adagrad", "momentum": 0.3},
+    ],
+    ids=lambda told: "-".join(told),
+)
+def test_parts_that_fit_together_are_taken(fields):
+    assert find_recipe("gru", training(gru=fields)).model_dump().items() >= fields.items()
+
+
+@pytest.mark.parametrize(
     "settings",
     [{"champion_metric": "all/next_mrr_at_21"}, {"champion_metric": "list/any_recall_at_20"}, {"metric_ks": [5]}],
 )
@@ -77,12 +113,8 @@ def test_metrics_need_list_lengths(ks):
         Training.model_validate({"metric_ks": ks})
 
 
-def test_cross_entropy_is_the_plain_softmax_without_padding():
-    torch.manual_seed(0)
-    states_RD, vectors_ID = torch.randn(5, 4), torch.randn(7, 4)
-    targets_R = torch.tensor([1, 6, 3, 3, 2])
-    expected = 0.0
-    for state, target in zip(states_RD, targets_R, strict=True):
-        scores = [float(torch.exp(state @ vector)) for vector in vectors_ID]
-        expected -= torch.log(torch.tensor(scores[target] / sum(scores[1:]))).item() / 5
-    assert cross_entropy(states_RD, vectors_ID, targets_R).item() == pytest.approx(expected, rel=1e-5)
+def test_a_recipe_that_cannot_work_is_refused_when_the_site_file_is_read(write_site, tmp_path):
+    with pytest.raises(
+        ConfigurationError, match=r"small.yaml is not a valid site file:\n  training.recipes.gru: loss bpr"
+    ):
+        write_site(tmp_path, training={"recipes": {"gru": {"loss": "bpr_max"}}})

@@ -49,8 +49,11 @@ class SessionModel(Recommender):
         """(T, D) what is wanted next after each event."""
 
     @abstractmethod
-    def item_vectors(self, as_of: int) -> Tensor:
-        """(I, D) row = item_code; row 0 is padding. A bias or a prior (which may depend on time) is a column."""
+    def item_vectors(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
+        """(I, D) row = item_code; row 0 is padding. A bias or a prior (which may depend on time) is a column.
+
+        With `codes_C` (C, D): these items' rows only, so that a step need not touch the others.
+        """
 
     def extra_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Further losses by name, each ()."""

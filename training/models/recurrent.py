@@ -42,8 +42,10 @@ class Recurrent(SessionModel):
         packed, _ = self.layer(PackedSequence(inputs_TD[steps_T], sizes))
         return with_one(torch.empty_like(packed.data).index_copy(0, steps_T, packed.data))
 
-    def item_vectors(self, as_of: int) -> Tensor:
-        """(I, D + 1) the item table and the bias."""
+    def item_vectors(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
+        """(I, D + 1) or (C, D + 1) the item table and the bias."""
+        if codes_C is not None:
+            return torch.cat([self.items(codes_C), self.bias(codes_C)], dim=1)
         return torch.cat([self.items.weight, self.bias.weight], dim=1)
 
 

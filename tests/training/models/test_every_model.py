@@ -19,7 +19,7 @@ from training.evaluation import evaluate_next
 from training.fit import fit
 from training.models import MODELS
 from training.models.base import SessionModel, search_exact
-from training.recipes import SequenceRecipe
+from training.recipes import RECIPES, SequenceRecipe
 from training.refit import grow
 
 NUM_CODES = 31
@@ -29,7 +29,10 @@ pytestmark = pytest.mark.parametrize("encoder", MODELS)
 
 
 def recipe_of(encoder: str, **fields: object) -> SequenceRecipe:
-    return SequenceRecipe(encoder=encoder, hidden_size=24, **fields)
+    """The model's own recipe, of the same name, in small."""
+    recipe = RECIPES[encoder]()
+    assert isinstance(recipe, SequenceRecipe)
+    return recipe.model_copy(update={"hidden_size": 24, "num_negatives": min(recipe.num_negatives, 16)} | fields)
 
 
 def make_model(encoder: str) -> SessionModel:
@@ -152,7 +155,10 @@ def test_the_exact_index_finds_what_the_scores_say(encoder, batch, sessions_of, 
 
 def learn(encoder: str, sessions: pl.DataFrame, folder: Path, epochs: int = 12) -> Bundle:
     vocabulary = learn_vocabulary(sessions, 1)
-    recipe = recipe_of(encoder, batch_size=32, learning_rate=0.02, dropout=0.0)
+    recipe = recipe_of(encoder, batch_size=32, dropout=0.0)
+    recipe = recipe.model_copy(
+        update={"learning_rate": 10 * recipe.learning_rate if recipe.optimiser == "adam" else 0.1}
+    )
     model = build(recipe, vocabulary.num_codes)
     assert isinstance(model, SessionModel)
     fit(model, encode_sessions(sessions, vocabulary), recipe, epochs, folder)

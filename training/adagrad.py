@@ -1,0 +1,57 @@
+"""Adagrad with momentum, as GRU4Rec's authors use it: of an item table only the rows of a step are moved.
+
+    a += g^2        m = momentum * m - learning_rate * g / sqrt(a + eps)        w += m
+
+`a` and `m` of a row stand still while the row is not touched, which torch's own optimisers do not offer together.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+EPSILON = 1e-6
+
+
+class MomentumAdagrad(Optimizer):
+    """Weights with a sparse gradient (`nn.Embedding(sparse=True)`) move by rows, all others as a whole."""
+
+    def __init__(self, weights: Iterable[nn.Parameter], learning_rate: float, momentum: float) -> None:
+        super().__init__(weights, {"lr": learning_rate, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Move all weights that have a gradient; return the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weights in group["params"]:
+                if weights.grad is not None:
+                    self.move(weights, weights.grad, group["lr"], group["momentum"])
+        return loss
+
+    def move(self, weights: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
+        """One step of one tensor."""
+        state = self.state[weights]
+        if not state:
+            state["squares"], state["moves"] = torch.zeros_like(weights), torch.zeros_like(weights)
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()  # a row that is used twice moves once, by the sum
+            rows, gradient = gradient.indices()[0], gradient.values()
+            squares, moves = state["squares"][rows], state["moves"][rows]
+            advance(squares, moves, gradient, rate, momentum)
+            state["squares"][rows], state["moves"][rows] = squares, moves
+            weights.index_add_(0, rows, moves)
+        else:
+            advance(state["squares"], state["moves"], gradient, rate, momentum)
+            weights.add_(state["moves"])
+
+
+def advance(squares: Tensor, moves: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
+    """Take a gradient into the sum of squares and the running move, both in place."""
+    squares.addcmul_(gradient, gradient)
+    moves.mul_(momentum).addcdiv_(gradient, squares.add(EPSILON).sqrt_(), value=-rate)
