@@ -78,19 +78,18 @@ def present(table: str, column: str) -> Rule:
     return Rule(name=name, words=words, measure=f"num_without_{column}", high=0)
 
 
+def whole(table: str, made_by: str) -> tuple[Rule, Rule]:
+    """The table is what it is declared to be, and lost nothing on its way."""
+    declared = "the table has the columns and types that docs/tables.md tells"
+    counted = f"the table holds the rows that {made_by} counted, each in a bucket of the store"
+    return (
+        Rule(name=f"{table}.columns", words=declared, measure="num_odd_columns", high=0),
+        Rule(name=f"{table}.complete", words=counted, measure="num_rows_off", high=0),
+    )
+
+
 EVENTS = (
-    Rule(
-        name="events.columns",
-        words="the table has the columns and types that docs/tables.md tells",
-        measure="num_odd_columns",
-        high=0,
-    ),
-    Rule(
-        name="events.complete",
-        words="the table holds the rows that ingest counted, each in a bucket of the store",
-        measure="num_rows_off",
-        high=0,
-    ),
+    *whole("events", made_by="ingest"),
     present("events", "event_id"),
     Rule(name="events.event_id_unique", words="no event stands twice", measure="num_repeated_ids", high=0),
     present("events", "visitor"),
@@ -139,18 +138,7 @@ EVENTS = (
 )
 
 SESSIONS = (
-    Rule(
-        name="sessions.columns",
-        words="the table has the columns and types that docs/tables.md tells",
-        measure="num_odd_columns",
-        high=0,
-    ),
-    Rule(
-        name="sessions.complete",
-        words="the table holds the rows that sessionize counted, each in a bucket of the store",
-        measure="num_rows_off",
-        high=0,
-    ),
+    *whole("sessions", made_by="sessionize"),
     present("sessions", "session_id"),
     Rule(name="sessions.session_id_unique", words="no session stands twice", measure="num_repeated_ids", high=0),
     present("sessions", "visitor"),

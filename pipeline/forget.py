@@ -24,7 +24,7 @@ from pipeline.errors import ConfigurationError, RetryableError
 from pipeline.forgotten import REASON, blank, hash_of
 from pipeline.ids import content_digest, user_bucket
 from pipeline.ingest import day_facts
-from pipeline.json_lines import json_path, quoted
+from pipeline.json_lines import in_fields
 from pipeline.privacy import known_as
 from pipeline.publish import Partition, StagedFile, Store
 from pipeline.settings import PipelineSite
@@ -171,9 +171,7 @@ def blank_rejected_rows(
 
 def is_row_of(site: PipelineSite, user_id: str) -> pl.Expr:
     """Whether a rejected row is one of a user: its fields are those of the log, as names or as a path."""
-    column = str(site.source.columns.user_id)
-    paths = ("$" + quoted(column), json_path(column))
-    told = [pl.col("fields").str.json_path_match(path).str.strip_chars() for path in paths]
+    told = in_fields(str(site.source.columns.user_id))
     return pl.any_horizontal(*(value == user_id for value in told)).fill_null(False)
 
 

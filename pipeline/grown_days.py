@@ -10,7 +10,7 @@ import polars as pl
 
 from pipeline.bots import VISITOR_DAY, find_bots
 from pipeline.days import read_days
-from pipeline.json_lines import json_path, quoted
+from pipeline.json_lines import in_fields
 from pipeline.normalise import event_id
 from pipeline.publish import Store
 from pipeline.raw_files import rules_digest
@@ -72,9 +72,7 @@ def days_of_bots(site: PipelineSite, store: Store, aside: Path, days: list[date]
 def told_visitor(site: PipelineSite) -> pl.Expr:
     """Whose a rejected row is, by its fields: those of the log, as names or as paths."""
     columns = site.source.columns
-    named = [column for column in (columns.user_id, columns.session_id) if column]
-    paths = [path for column in named for path in ("$" + quoted(column), json_path(column))]
-    told = [pl.col("fields").str.json_path_match(path).str.strip_chars() for path in paths]
+    told = [value for column in (columns.user_id, columns.session_id) if column for value in in_fields(column)]
     return pl.coalesce(*(pl.when(value != "").then(value) for value in told))
 
 

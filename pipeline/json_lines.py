@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.errors import ConfigurationError
-from pipeline.raw_columns import id_columns, raw_name, wanted_columns
+from pipeline.raw_columns import id_columns, raw_name
 from pipeline.separated_text import readable
 from pipeline.settings import Source
 
@@ -21,7 +21,7 @@ class JsonLines:
 
     def __init__(self, source: Source) -> None:
         self.ids = id_columns(source)
-        self.paths = {name: json_path(name) for name in wanted_columns(source)}
+        self.paths = {name: json_path(name) for name in source.named_columns}
 
     def parse(self, text: bytes, is_end: bool) -> tuple[pl.DataFrame, bytes]:
         """The records of a text, numbered from 1, and what is left of it: the beginning of a line."""
@@ -88,6 +88,12 @@ def quoted(key: str) -> str:
     return f"[{mark}{key}{mark}]"
 
 
+def in_fields(column: str) -> list[pl.Expr]:
+    """A column of the log as the `fields` of a rejected row tell it: by its name, and by the path that the name is."""
+    paths = ("$" + quoted(column), json_path(column))
+    return [pl.col("fields").str.json_path_match(path).str.strip_chars() for path in paths]
+
+
 def json_types(lines: list[str], source: Source) -> dict[str, str]:
     """The type of each mapped path in the first line that has it: text, number, bool, list or object."""
     found: dict[str, str] = {}
@@ -96,11 +102,11 @@ def json_types(lines: list[str], source: Source) -> dict[str, str]:
             told = json.loads(line)
         except ValueError:
             continue
-        for name in wanted_columns(source):
+        for name in source.named_columns:
             value = follow(told, json_steps(name))
             if name not in found and value is not None:
                 found[name] = type_name(value)
-    return {name: found[name] for name in wanted_columns(source) if name in found}
+    return {name: found[name] for name in source.named_columns if name in found}
 
 
 def follow(value: Any, steps: list[str | int]) -> Any:

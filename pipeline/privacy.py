@@ -11,7 +11,7 @@ import polars as pl
 
 from pipeline.errors import ConfigurationError
 from pipeline.ids import hmac_sha256
-from pipeline.raw_columns import RAW, raw_name, wanted_columns
+from pipeline.raw_columns import RAW, raw_name
 from pipeline.settings import PipelineSite
 
 SHORTEST_SECRET = 32
@@ -73,7 +73,7 @@ def hash_user_ids(records: pl.DataFrame, site: PipelineSite) -> pl.DataFrame:
     told = pl.col(column).cast(pl.String).str.strip_chars()
     ids = records.select(told.alias(column)).unique().drop_nulls().filter(pl.col(column) != "")
     hashed = ids.with_columns(hashed=hmac_sha256(pl.col(column), secret))
-    named = {raw_name(name) for name in wanted_columns(site.source)}
+    named = {raw_name(name) for name in site.source.named_columns}
     no_text = pl.when(pl.col("fault").is_not_null()).then(pl.lit(NO_TEXT))
     return (
         records.select(name for name in records.columns if name in named or not name.startswith(RAW))

@@ -30,11 +30,6 @@ def raw_name(column: str) -> str:
     return RAW + column
 
 
-def wanted_columns(source: Source) -> list[str]:
-    """The log's columns that the site file names."""
-    return list(dict.fromkeys([*source.named_columns, *(rule.column for rule in source.exclude)]))
-
-
 def id_columns(source: Source) -> list[str]:
     """The log's columns that say who and what."""
     columns = source.columns
@@ -43,13 +38,13 @@ def id_columns(source: Source) -> list[str]:
 
 def no_records(source: Source) -> pl.DataFrame:
     """No rows, all columns."""
-    return pl.DataFrame(schema={**{raw_name(name): pl.String for name in wanted_columns(source)}, **META})
+    return pl.DataFrame(schema={**{raw_name(name): pl.String for name in source.named_columns}, **META})
 
 
 def check_columns(path: str, present: Iterable[str], source: Source) -> None:
     """Refuse a file that lacks a column which the site file names."""
     present = list(present)
-    for name in wanted_columns(source):
+    for name in source.named_columns:
         if name not in present:
             near = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
             hint = f" (did you mean {near[0]!r}?)" if near else ""

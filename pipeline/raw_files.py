@@ -14,15 +14,9 @@ import polars as pl
 from pipeline.errors import ConfigurationError, RetryableError
 from pipeline.raw_log import log_format
 from pipeline.settings import PipelineSite, Source
+from pipeline.tables import FILES
 
-RAW_FILE = {
-    "delivery_date": pl.Date,
-    "path": pl.String,
-    "size": pl.Int64,
-    "sha256": pl.String,
-    "judged_by": pl.String,
-    "columns": pl.String,
-}
+RAW_FILE = {name: FILES.columns[name] for name in ("delivery_date", "path", "size", "sha256", "judged_by", "columns")}
 CHUNK_BYTES = 32 * 2**20  # raw bytes (mostly packed) read at a time
 
 

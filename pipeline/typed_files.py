@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigurationError
-from pipeline.raw_columns import check_columns, raw_name, tell_apart, wanted_columns
+from pipeline.raw_columns import check_columns, raw_name, tell_apart
 from pipeline.settings import Source
 
 ROWS_AT_A_TIME = 2**18
@@ -36,7 +36,7 @@ def typed_frames(path: str, source: Source) -> Iterator[pl.DataFrame]:
 
 def check_flat(path: str, schema: pa.Schema, source: Source) -> None:
     """Refuse a wanted column that holds lists or structs."""
-    for name in wanted_columns(source):
+    for name in source.named_columns:
         kind = schema.field(schema.get_all_field_indices(name)[0]).type
         if pa.types.is_nested(kind):
             raise ConfigurationError(

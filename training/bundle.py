@@ -19,10 +19,9 @@ from safetensors.torch import load_file, save_file
 from features.vocabulary import Vocabulary
 from pipeline.errors import ConfigurationError
 from training.baselines import BASELINES
-from training.baselines.popularity import Popularity
 from training.models import MODELS
 from training.models.base import Recommender
-from training.recipes import PopularityRecipe, Recipe, SequenceRecipe
+from training.recipes import Recipe, SequenceRecipe
 
 FACTS, ITEMS, WEIGHTS = "bundle.json", "vocabulary.parquet", "weights.safetensors"
 
@@ -44,8 +43,6 @@ class Bundle:
 def build(recipe: Recipe, num_codes: int) -> Recommender:
     """The untrained recommender of a recipe; its weights are drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    if isinstance(recipe, PopularityRecipe):
-        return Popularity(num_codes)
     if not isinstance(recipe, SequenceRecipe):
         baseline: Recommender = BASELINES[type(recipe)](num_codes, recipe)
         return baseline

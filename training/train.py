@@ -22,7 +22,7 @@ from pipeline.terminal import log
 from training.bundle import Bundle, build, describe_recipe
 from training.measure import measure_bundle
 from training.models.base import Recommender, SessionModel
-from training.recipes import PopularityRecipe, Recipe, SequenceRecipe, find_recipe
+from training.recipes import Recipe, SequenceRecipe, find_recipe
 from training.settings import TrainingSite
 from training.tracking import Tracking
 
@@ -54,10 +54,6 @@ def make(
 ) -> tuple[Recommender, dict[str, float]]:
     """A fitted recommender and its last losses; each epoch's losses go to the MLflow run, where one is given."""
     recommender: Any = build(recipe, vocabulary.num_codes)
-    if isinstance(recipe, PopularityRecipe):
-        half_life = recipe.half_life.total_seconds() if recipe.half_life else None
-        recommender.fit(sequences, as_of, half_life)
-        return recommender, {}
     if not isinstance(recipe, SequenceRecipe):
         recommender.fit(sequences, as_of)
         return recommender, {}

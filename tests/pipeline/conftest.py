@@ -8,6 +8,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.ingest import ingest
 from pipeline.publish import Store, open_store
@@ -150,3 +152,20 @@ def make_events() -> Callable[..., pl.DataFrame]:
         return pl.concat([table.empty(), events], how="diagonal_relaxed")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def explore() -> Callable[..., None]:
+    """Hold a law against examples: `explore(num_examples, law, **strategies)`; the quick ones are always the same."""
+
+    def check(num_examples: int, law: Callable[..., None], **strategies: st.SearchStrategy[Any]) -> None:
+        checks = settings(
+            max_examples=num_examples,
+            deadline=None,
+            derandomize=num_examples < 100,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        checks(given(**strategies)(law))()
+
+    return check

@@ -5,7 +5,6 @@ from datetime import date
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import NightjarError
@@ -44,7 +43,7 @@ def file_bytes(content: Any, encoding: str, ending: str, cut: float) -> bytes:
 @pytest.mark.parametrize(
     "num_examples", [pytest.param(25, id="quick"), pytest.param(300, id="deep", marks=pytest.mark.slow)]
 )
-def test_every_row_is_told_and_every_event_was_delivered(make_small_in, tmp_path_factory, num_examples):
+def test_every_row_is_told_and_every_event_was_delivered(make_small_in, tmp_path_factory, num_examples, explore):
     def law(files: list[tuple[Any, str, str, float]], has_folder: bool) -> None:
         small = make_small_in(tmp_path_factory.mktemp("fuzz"), source={"events": "raw/events-{date}*"})
         for n, (content, encoding, ending, cut) in enumerate(files):
@@ -67,13 +66,5 @@ def test_every_row_is_told_and_every_event_was_delivered(make_small_in, tmp_path
         assert set(events["visitor"]) <= {user.strip() for user in (*USERS, "s1", "a\nb")}
         assert set(events["item_id"]) <= {item.strip() for item in ITEMS}
 
-    checks = settings(
-        max_examples=num_examples,
-        deadline=None,
-        derandomize=num_examples < 100,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    checks(
-        given(files=st.lists(FILE, min_size=1, max_size=3), has_folder=st.integers(0, 9).map(lambda n: n == 9))(law)
-    )()
+    has_folder = st.integers(0, 9).map(lambda n: n == 9)
+    explore(num_examples, law, files=st.lists(FILE, min_size=1, max_size=3), has_folder=has_folder)

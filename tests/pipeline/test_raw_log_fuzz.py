@@ -13,7 +13,6 @@ from typing import Any
 import polars as pl
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import raw_bytes
@@ -28,18 +27,6 @@ Row = tuple[str, ...]
 depths = pytest.mark.parametrize(
     "num_examples", [pytest.param(40, id="quick"), pytest.param(5000, id="deep", marks=pytest.mark.slow)]
 )
-
-
-def explore(num_examples: int, law: Callable[..., None], **strategies: st.SearchStrategy[Any]) -> None:
-    """Hold a law against examples; the quick ones are the same each time."""
-    checks = settings(
-        max_examples=num_examples,
-        deadline=None,
-        derandomize=num_examples < 100,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    checks(given(**strategies)(law))()
 
 
 @pytest.fixture
@@ -89,7 +76,7 @@ def told(rows: list[Row]) -> list[tuple[str | None, ...]]:
 
 
 @depths
-def test_rows_written_by_the_csv_module_are_read_back(read, num_examples):
+def test_rows_written_by_the_csv_module_are_read_back(read, num_examples, explore):
     def law(rows: list[Row], all_quoted: bool, line_end: str, block: int, ending: str, encoding: str) -> None:
         if not all_quoted:  # the csv module leaves \r bare where lines end with \n: nobody can tell it from a line end
             rows = [tuple(field.replace("\r", "") for field in row) for row in rows]
@@ -133,7 +120,7 @@ def readings(lines: list[str]) -> set[Row]:
 
 
 @depths
-def test_of_any_text_no_letter_is_lost_and_no_record_invented(read, num_examples):
+def test_of_any_text_no_letter_is_lost_and_no_record_invented(read, num_examples, explore):
     def law(body: str, block: int, ending: str) -> None:
         records = read(f"a.csv{ending}", pack(f"{HEADER}\n{body}".encode(), ending), block)
         fields = records.select("raw:u", "raw:i", "raw:t", "fault", "fields").rows()
@@ -149,7 +136,7 @@ def test_of_any_text_no_letter_is_lost_and_no_record_invented(read, num_examples
 
 
 @depths
-def test_any_bytes_give_records_or_an_error_that_says_what_to_do(read, num_examples):
+def test_any_bytes_give_records_or_an_error_that_says_what_to_do(read, num_examples, explore):
     names = st.sampled_from(["a.csv", "a.tsv.gz", "a.jsonl", "a.jsonl.zst", "a.csv.zst", "a.parquet", "a.csv.gz"])
     heads = st.sampled_from(
         [b"", b"u,i,t\n", b"\xff\xfe", b"\xef\xbb\xbf", b"\x1f\x8b\x08", b"(\xb5/\xfd", b"PAR1", b'{"u":']
@@ -175,7 +162,7 @@ JSONL = "".join(json.dumps(dict(zip("uit", row, strict=True))) + "\n" for row in
 
 
 @depths
-def test_an_archive_cut_at_any_byte_gives_the_rows_before_the_cut(read, num_examples):
+def test_an_archive_cut_at_any_byte_gives_the_rows_before_the_cut(read, num_examples, explore):
     def law(name: str, ending: str, at: float, block: int) -> None:
         whole = pack(CSV if name == "a.csv" else JSONL, ending)
         cut = int(at * len(whole))
@@ -188,7 +175,7 @@ def test_an_archive_cut_at_any_byte_gives_the_rows_before_the_cut(read, num_exam
 
 
 @depths
-def test_an_archive_with_a_changed_byte_gives_no_row_that_was_not_written(read, num_examples):
+def test_an_archive_with_a_changed_byte_gives_no_row_that_was_not_written(read, num_examples, explore):
     def law(ending: str, at: float, flip: int, num_members: int, block: int) -> None:
         size = -(-len(CSV) // num_members)
         packed = bytearray(b"".join(pack(CSV[n : n + size], ending) for n in range(0, len(CSV), size)))
@@ -240,7 +227,7 @@ def is_same(cell: str | None, value: Any) -> bool:
 
 
 @depths
-def test_json_objects_are_read_back(read, num_examples):
+def test_json_objects_are_read_back(read, num_examples, explore):
     def law(rows: list[tuple[Any, Any, Any]], is_ascii: bool, block: int) -> None:
         text = "".join(json.dumps(dict(zip("uit", row, strict=True)), ensure_ascii=is_ascii) + "\n" for row in rows)
         records = read("a.jsonl", text.encode(), block)
@@ -294,7 +281,7 @@ PIECE = st.sampled_from(
 
 
 @depths
-def test_any_lines_of_json_are_read_rightly_or_kept_whole(read, num_examples):
+def test_any_lines_of_json_are_read_rightly_or_kept_whole(read, num_examples, explore):
     def law(pieces: list[str], block: int) -> None:
         text = "".join(pieces)
         lines = [line.strip() for line in text.split("\n") if line.strip()]
@@ -312,7 +299,7 @@ def test_any_lines_of_json_are_read_rightly_or_kept_whole(read, num_examples):
 
 
 @depths
-def test_a_damaged_parquet_file_gives_no_row_beyond_its_damage(read, tmp_path, num_examples):
+def test_a_damaged_parquet_file_gives_no_row_beyond_its_damage(read, tmp_path, num_examples, explore):
     log = pl.DataFrame(LOG, schema=["u", "i", "t"], orient="row")
     log.write_parquet(tmp_path / "whole.parquet", row_group_size=20)
     whole = (tmp_path / "whole.parquet").read_bytes()

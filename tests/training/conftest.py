@@ -46,8 +46,8 @@ def popularity_bundle(sessions_of) -> Callable[[list[list[str]]], Bundle]:
 
         sessions = sessions_of(items)
         vocabulary = learn_vocabulary(sessions, 1)
-        popularity = Popularity(vocabulary.num_codes)
-        popularity.fit(encode_sessions(sessions, vocabulary), 0, None)
+        popularity = Popularity(vocabulary.num_codes, PopularityRecipe())
+        popularity.fit(encode_sessions(sessions, vocabulary), 0)
         return Bundle(popularity, vocabulary, "popularity", PopularityRecipe(), date(2026, 3, 1), 0)
 
     return bundle

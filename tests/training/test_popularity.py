@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import numpy as np
 import polars as pl
 import pytest
@@ -6,6 +8,7 @@ import torch
 from features.sequences import Sequences
 from training.baselines.popularity import Popularity
 from training.batch import gather
+from training.recipes import PopularityRecipe
 
 HOUR = 3_600_000_000
 
@@ -16,8 +19,8 @@ def sequences(codes: list[int], hours: list[float]) -> Sequences:
 
 
 def fitted(codes: list[int], hours: list[float], half_life_hours: float | None = None) -> Popularity:
-    popularity = Popularity(5)
-    popularity.fit(sequences(codes, hours), 10 * HOUR, half_life_hours and half_life_hours * 3600)
+    popularity = Popularity(5, PopularityRecipe(half_life=half_life_hours and timedelta(hours=half_life_hours)))
+    popularity.fit(sequences(codes, hours), 10 * HOUR)
     return popularity
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from training.baselines.base import Baseline
 from training.baselines.item_knn import ItemKnn
 from training.baselines.markov import Markov
+from training.baselines.popularity import Popularity
 from training.baselines.sequential_rules import SequentialRules
 from training.baselines.session_popularity import SessionPopularity
 from training.baselines.stan import Stan
@@ -12,6 +13,7 @@ from training.baselines.vs_knn import VsKnn
 from training.recipes import (
     ItemKnnRecipe,
     MarkovRecipe,
+    PopularityRecipe,
     SequentialRulesRecipe,
     SessionPopularityRecipe,
     StanRecipe,
@@ -19,6 +21,7 @@ from training.recipes import (
 )
 
 BASELINES: dict[type, Any] = {
+    PopularityRecipe: Popularity,
     SessionPopularityRecipe: SessionPopularity,
     MarkovRecipe: Markov,
     SequentialRulesRecipe: SequentialRules,

@@ -11,6 +11,7 @@ from features.sequences import Sequences
 from features.vocabulary import PADDING
 from training.batch import Batch
 from training.models.base import Recommender, TopItems, top_of_scores
+from training.recipes import PopularityRecipe
 
 
 class Popularity(Recommender):
@@ -18,15 +19,16 @@ class Popularity(Recommender):
 
     scores_I: Tensor
 
-    def __init__(self, num_codes: int) -> None:
+    def __init__(self, num_codes: int, recipe: PopularityRecipe) -> None:
         super().__init__()
+        self.half_life = recipe.half_life
         self.register_buffer("scores_I", torch.zeros(num_codes, dtype=torch.float64))
 
-    def fit(self, sequences: Sequences, as_of: int, half_life_seconds: float | None) -> None:
+    def fit(self, sequences: Sequences, as_of: int) -> None:
         """Count the events of the window that ends at `as_of` (microseconds since 1970)."""
         weights = None
-        if half_life_seconds is not None:
-            weights = np.exp2((sequences.occurred_at - as_of) / 1e6 / half_life_seconds)
+        if self.half_life is not None:
+            weights = np.exp2((sequences.occurred_at - as_of) / 1e6 / self.half_life.total_seconds())
         counts = np.bincount(sequences.item_codes, weights, minlength=len(self.scores_I))
         self.scores_I.copy_(torch.from_numpy(counts.astype(np.float64)))
         self.scores_I[PADDING] = 0
