@@ -5,6 +5,7 @@ vocabulary.parquet      item_code, item_id, num_events
 weights.safetensors     the model's state
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from datetime import date
@@ -89,3 +90,9 @@ def load_bundle(folder: Path) -> Bundle:
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """A recipe's fields as MLflow parameters."""
     return {name: str(value) for name, value in recipe.model_dump(mode="json").items()}
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Equal for recipes that are equal in every field."""
+    told = f"{recipe.kind} {json.dumps(describe_recipe(recipe), sort_keys=True)}"
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ from features.window import check_passed, data_digest, sessions_until, window_da
 from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
 from pipeline.terminal import log
-from training.bundle import Bundle, build
+from training.bundle import Bundle, build, recipe_digest
 from training.models.base import SessionModel
 from training.recipes import SequenceRecipe
 from training.settings import TrainingSite
@@ -37,6 +37,7 @@ def refit(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
     digest = data_digest(store, days, site.window.min_item_count)
     tags = {
         "recipe": bundle.recipe_name,
+        "recipe_digest": recipe_digest(bundle.recipe),
         "seed": str(bundle.recipe.seed),
         "kind": "refit",
         "parent_version": str(champion.version),

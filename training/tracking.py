@@ -107,16 +107,30 @@ class Tracking:
 
     @contextmanager
     def run(self, night: date, name: str, tags: Mapping[str, str]) -> Iterator[str]:
-        """A run inside the night's run, by its id; marked as failed if what it is opened for raises."""
-        told = {"site": self.site.name, "night": str(night), "test_day": str(night), "purpose": "nightly"}
-        parent = {"mlflow.parentRunId": self.night_run(night).info.run_id}
-        run = self.client.create_run(self.experiment_id, tags=told | dict(tags) | parent, run_name=name)
+        """A run inside the night's run, by its id; marked as failed if what it is opened for raises.
+
+        A run with the same tags that was not finished, as its process was killed or failed, goes on.
+        """
+        told = {"site": self.site.name, "night": str(night), "test_day": str(night), "purpose": "nightly"} | dict(tags)
+        run_id = self.unfinished_run(told)
+        if run_id is None:
+            parent = {"mlflow.parentRunId": self.night_run(night).info.run_id}
+            run_id = self.client.create_run(self.experiment_id, tags=told | parent, run_name=name).info.run_id
+        self.client.update_run(run_id, status="RUNNING")
         try:
-            yield run.info.run_id
+            yield run_id
         except BaseException:
-            self.client.set_terminated(run.info.run_id, "FAILED")
+            self.client.set_terminated(run_id, "FAILED")
             raise
-        self.client.set_terminated(run.info.run_id)
+        self.client.set_terminated(run_id)
+
+    def unfinished_run(self, tags: Mapping[str, str]) -> str | None:
+        """The newest run with all these tags that did not end well; None if there is none."""
+        wanted = [f"tags.{name} = '{value}'" for name, value in tags.items()] + ["attributes.status != 'FINISHED'"]
+        found = self.client.search_runs(
+            [self.experiment_id], " and ".join(wanted), max_results=1, order_by=["attributes.start_time DESC"]
+        )
+        return str(found[0].info.run_id) if found else None
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Numbers of a run, in one call."""

@@ -19,7 +19,7 @@ from features.window import check_passed
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.publish import Store
 from pipeline.terminal import log
-from training.bundle import Bundle, build, describe_recipe
+from training.bundle import Bundle, build, describe_recipe, recipe_digest
 from training.measure import measure_bundle
 from training.models.base import Recommender, SessionModel
 from training.recipes import Recipe, SequenceRecipe, find_recipe
@@ -34,7 +34,13 @@ def train(site: TrainingSite, store: Store, night: date, recipe_name: str) -> di
     digest = check_features(site, store, night)
     check_passed(site, store, night)
     tracking = Tracking(site)
-    tags = {"recipe": recipe_name, "seed": str(recipe.seed), "data_digest": digest, "kind": "train"}
+    tags = {
+        "recipe": recipe_name,
+        "recipe_digest": recipe_digest(recipe),
+        "seed": str(recipe.seed),
+        "data_digest": digest,
+        "kind": "train",
+    }
     with tracking.run(night, recipe_name, tags) as run_id:
         for name, value in describe_recipe(recipe).items():
             tracking.client.log_param(run_id, name, value)
