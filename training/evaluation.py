@@ -6,18 +6,13 @@ against us. Three protocols, named in the metric:
     all/next_*    an item that the model does not know is a miss, and so is a target without a known event before it
     warm/next_*   unknown items are taken out of the sessions first, as the authors of GRU4Rec do
     list/any_*    the list that would have been published the evening before, against all a user did on the day
-
-Intervals: Poisson bootstrap over visitors (Hanley & MacGibbon 2006), the same weights for every model, so
-differences are paired.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 
 from features.sequences import Integers, Sequences, encode_sessions
 from features.vocabulary import PADDING
@@ -25,75 +20,10 @@ from training.batch import Batch, all_batches
 from training.bundle import Bundle
 from training.lists import fill_lists
 from training.models.base import TopItems
+from training.outcomes import Outcomes, merge
 
 SESSIONS_AT_ONCE = 512
-NUM_RESAMPLES = 500
 MISS = 0  # a rank outside the list
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """Sums of each metric over each visitor's targets, and their number: all that metrics and intervals need."""
-
-    rows: pl.DataFrame
-    """visitor, protocol, num_targets, num_cold, and a sum per metric."""
-    metrics: tuple[str, ...]
-
-    def of_visitors(self, visitors: pl.Series) -> "Outcomes":
-        """The outcomes of some visitors."""
-        return Outcomes(self.rows.filter(pl.col("visitor").is_in(visitors.implode())), self.metrics)
-
-    def means(self) -> dict[str, float]:
-        """Every metric by its full name, `protocol/metric`; with the number of targets and the share of cold ones."""
-        found: dict[str, float] = {}
-        for (protocol,), rows in self.rows.group_by("protocol", maintain_order=True):
-            num_targets = int(rows["num_targets"].sum())
-            names = [m for m in self.metrics if m in measured(rows)]
-            found |= {f"{protocol}/{m}": float(rows[m].sum()) / max(num_targets, 1) for m in names}
-            found[f"{protocol}/num_targets"] = float(num_targets)
-            if protocol == "all":
-                found["all/cold_share"] = int(rows["num_cold"].sum()) / max(num_targets, 1)
-        return found
-
-    def intervals(self, seed: int = 1) -> dict[str, tuple[float, float]]:
-        """95 % intervals of every metric."""
-        found: dict[str, tuple[float, float]] = {}
-        for (protocol,), rows in self.rows.group_by("protocol", maintain_order=True):
-            names = [m for m in self.metrics if m in measured(rows)]
-            resampled = resample_means(rows, names, seed)
-            low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-            found |= {f"{protocol}/{m}": (float(low[i]), float(high[i])) for i, m in enumerate(names)}
-        return found
-
-
-def measured(rows: pl.DataFrame) -> list[str]:
-    """Columns that hold numbers for a protocol."""
-    return [name for name in rows.columns if rows[name].null_count() < rows.height]
-
-
-def resample_means(rows: pl.DataFrame, names: Sequence[str], seed: int) -> NDArray[np.float64]:
-    """(NUM_RESAMPLES, metrics) means under Poisson weights of the visitors, which are in order of name."""
-    ordered = rows.sort("visitor")
-    sums_VM = ordered.select(*names, "num_targets").to_numpy().astype(np.float64)
-    random = np.random.default_rng(seed)
-    parts = [random.poisson(1.0, (50, len(sums_VM))) @ sums_VM for _ in range(NUM_RESAMPLES // 50)]
-    totals = np.concatenate(parts)
-    return totals[:, :-1] / np.maximum(totals[:, -1:], 1)
-
-
-def paired_difference(
-    challenger: Outcomes, incumbent: Outcomes, metric: str, seed: int = 1
-) -> tuple[float, float, float]:
-    """Challenger minus incumbent in one metric: the difference, and its 95 % interval over the same visitors."""
-    protocol, name = metric.split("/", 1)
-    ours = challenger.rows.filter(pl.col("protocol") == protocol)
-    theirs = incumbent.rows.filter(pl.col("protocol") == protocol)
-    visitors = pl.concat([ours["visitor"], theirs["visitor"]]).unique().sort().to_frame()
-    filled = [visitors.join(rows, on="visitor", how="left").fill_null(0) for rows in (ours, theirs)]
-    resampled = resample_means(filled[0], [name], seed) - resample_means(filled[1], [name], seed)
-    low, high = np.quantile(resampled[:, 0], [0.025, 0.975])
-    difference = challenger.means().get(metric, 0.0) - incumbent.means().get(metric, 0.0)
-    return difference, float(low), float(high)
 
 
 def evaluate_next(bundle: Bundle, sessions: pl.DataFrame, ks: Sequence[int]) -> Outcomes:
@@ -110,7 +40,7 @@ def evaluate_next(bundle: Bundle, sessions: pl.DataFrame, ks: Sequence[int]) -> 
     targets = targets.with_columns(visitor=raw.visitors.gather(raw.session_of_event()))
     every = sum_by_visitor(targets.filter(~pl.col("is_first")), "all", ks)
     warm = sum_by_visitor(targets.filter("is_warm"), "warm", ks)
-    return Outcomes(pl.concat([every, warm]), next_metrics(ks))
+    return merge([Outcomes(every, next_metrics(ks)), Outcomes(warm, next_metrics(ks))])
 
 
 def rank_next_events(bundle: Bundle, known: Sequences, n: int) -> Integers:
@@ -179,10 +109,3 @@ def evaluate_lists(
         .with_columns(num_targets=pl.lit(1, pl.UInt32), num_cold=pl.lit(0, pl.UInt32), protocol=pl.lit("list"))
     )
     return Outcomes(rows, tuple(recalls))
-
-
-def merge(outcomes: Iterable[Outcomes]) -> Outcomes:
-    """Several protocols' outcomes of one model as one."""
-    parts = list(outcomes)
-    rows = pl.concat([part.rows for part in parts], how="diagonal_relaxed")
-    return Outcomes(rows, tuple(name for part in parts for name in part.metrics))

@@ -11,7 +11,8 @@ from pipeline.days import passed_days
 from pipeline.publish import Store
 from pipeline.tables import events_table
 from training.bundle import Bundle
-from training.evaluation import Outcomes, evaluate_lists, evaluate_next, merge
+from training.evaluation import evaluate_lists, evaluate_next
+from training.outcomes import Outcomes, merge
 from training.settings import TrainingSite
 
 

@@ -19,8 +19,9 @@ from pipeline.errors import ConfigurationError
 from pipeline.ids import sha256
 from pipeline.publish import Store
 from pipeline.terminal import log
-from training.evaluation import Outcomes, paired_difference
+from training.difference import paired_difference
 from training.measure import measure_bundle
+from training.outcomes import Outcomes
 from training.report import comparison_text, main_headings
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, newest, number
@@ -146,15 +147,17 @@ def judge(best: Candidate, standing: Candidate | None, gate: pl.Series, metric: 
         value = ours.means().get(metric)
         figure = f"{metric} {value:.4f}" if value is not None else f"nothing on the day to measure {metric} on"
         reason = f"{name} is the first champion: {figure}"
-        return {"promoted": True, "reason": reason, "difference": None, "interval": None}
-    difference, low, high = paired_difference(ours, standing.outcomes.of_visitors(gate), metric)
+        return {"promoted": True, "reason": reason, "difference": None, "interval": None, "p_value": None}
+    difference, low, high, p_value = paired_difference(ours, standing.outcomes.of_visitors(gate), metric)
     num_visitors = ours.rows.filter(pl.col("protocol") == metric.split("/")[0]).height
-    figures = f"{metric} {difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, {num_visitors} visitors"
+    interval = f"95 % interval {low:+.4f} to {high:+.4f}, p {p_value:.4f}"
+    figures = f"{metric} {difference:+.4f}, {interval}, {num_visitors} visitors"
     if difference > 0:
         reason = f"{name} takes over from version {standing.version.version}: {figures}"
     else:
         reason = f"version {standing.version.version} stays champion; {name} is not better: {figures}"
-    return {"promoted": difference > 0, "reason": reason, "difference": difference, "interval": [low, high]}
+    told = {"difference": difference, "interval": [low, high], "p_value": p_value}
+    return {"promoted": difference > 0, "reason": reason, **told}
 
 
 def comparison(candidates: list[Candidate]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ class Training(Section):
     """The metric that chooses and gates; of the protocols `all` or `warm`."""
     refit: Literal["warm", "none"] = "warm"
     """`warm`: the champion learns one more pass through the newest day. `none`: it is exported as trained."""
-    metric_ks: tuple[PositiveInt, ...] = Field(default=(5, 10, 20), min_length=1)
+    metric_ks: tuple[PositiveInt, ...] = Field(default=(1, 5, 10, 20), min_length=1)
     """Lengths of the lists that metrics look at."""
 
     @model_validator(mode="after")

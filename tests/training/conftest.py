@@ -11,6 +11,7 @@ from training.baselines.popularity import Popularity
 from training.batch import Batch
 from training.bundle import Bundle
 from training.models.base import Recommender, TopItems, top_of_scores
+from training.outcomes import Outcomes
 from training.recipes import PopularityRecipe
 
 
@@ -70,3 +71,24 @@ def walk() -> Callable[..., list[list[str]]]:
         return rows
 
     return sessions
+
+
+@pytest.fixture(scope="session")
+def random_outcomes() -> Callable[..., Outcomes]:
+    """Outcomes of the protocol `all` in one metric, next_recall_at_20: each target is a hit with the given chance."""
+
+    def outcomes(num_visitors: int, seed: int, recall: float = 0.3) -> Outcomes:
+        random = np.random.default_rng(seed)
+        num_targets = random.integers(1, 6, num_visitors)
+        rows = pl.DataFrame(
+            {
+                "visitor": [f"v{n}" for n in range(num_visitors)],
+                "num_targets": num_targets,
+                "num_cold": np.zeros(num_visitors, dtype=np.int64),
+                "next_recall_at_20": random.binomial(num_targets, recall).astype(float),
+                "protocol": "all",
+            }
+        )
+        return Outcomes(rows, ("next_recall_at_20",))
+
+    return outcomes

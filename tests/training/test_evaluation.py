@@ -10,11 +10,8 @@ from features.sequences import Sequences
 from training.batch import gather
 from training.evaluation import (
     MISS,
-    Outcomes,
     evaluate_lists,
     evaluate_next,
-    merge,
-    paired_difference,
     rank_targets,
 )
 from training.measure import measure_bundle
@@ -153,74 +150,6 @@ def test_lists_are_held_against_all_that_a_user_did(scripted):
     seen = pl.DataFrame({"user_id": ["u", "w"], "item_id": ["b", "c"]})
     without_b = evaluate_lists(scripted(SCORES), histories, seen, truths, (1,)).means()
     assert without_b["list/any_recall_at_1"] == pytest.approx((1 / 3 + 0) / 2), "c moves up to the place of b"
-
-
-def random_outcomes(num_visitors: int, seed: int, recall: float = 0.3) -> Outcomes:
-    random = np.random.default_rng(seed)
-    num_targets = random.integers(1, 6, num_visitors)
-    rows = pl.DataFrame(
-        {
-            "visitor": [f"v{n}" for n in range(num_visitors)],
-            "num_targets": num_targets,
-            "num_cold": np.zeros(num_visitors, dtype=np.int64),
-            "next_recall_at_20": random.binomial(num_targets, recall).astype(float),
-            "protocol": "all",
-        }
-    )
-    return Outcomes(rows, ("next_recall_at_20",))
-
-
-def test_intervals_hold_the_mean_and_shrink_with_data():
-    widths = []
-    for num_visitors in (50, 5000):
-        outcomes = random_outcomes(num_visitors, seed=1)
-        low, high = outcomes.intervals()["all/next_recall_at_20"]
-        assert low < outcomes.means()["all/next_recall_at_20"] < high
-        widths.append(high - low)
-    assert widths[1] < widths[0] / 5
-
-
-def test_intervals_do_not_depend_on_the_order_of_visitors():
-    outcomes = random_outcomes(200, seed=2)
-    assert Outcomes(outcomes.rows.reverse(), outcomes.metrics).intervals() == outcomes.intervals()
-
-
-def test_a_model_does_not_differ_from_itself():
-    outcomes = random_outcomes(300, seed=3)
-    shuffled = Outcomes(outcomes.rows.sample(fraction=1, shuffle=True, seed=1), outcomes.metrics)
-    assert paired_difference(outcomes, shuffled, "all/next_recall_at_20") == (0, 0, 0)
-
-
-def test_pairs_tell_a_small_steady_difference():
-    worse = random_outcomes(2000, seed=4)
-    better = Outcomes(
-        worse.rows.with_columns(pl.col("next_recall_at_20") + 0.02 * pl.col("num_targets")), worse.metrics
-    )
-    difference, low, high = paired_difference(better, worse, "all/next_recall_at_20")
-    assert (difference, low, high) == pytest.approx((0.02, 0.02, 0.02))
-    low, high = worse.intervals()["all/next_recall_at_20"]
-    assert high - low > 0.02, "unpaired, the difference would drown"
-
-
-def test_a_visitor_that_only_one_model_could_be_measured_on_counts_for_that_one():
-    rows = random_outcomes(4, seed=5).rows
-    one, other = (Outcomes(part, ("next_recall_at_20",)) for part in (rows, rows.head(3)))
-    difference, _, _ = paired_difference(one, other, "all/next_recall_at_20")
-    assert difference == pytest.approx(one.means()["all/next_recall_at_20"] - other.means()["all/next_recall_at_20"])
-
-
-def test_merged_protocols_keep_their_own_metrics(scripted, sessions_of):
-    ours = evaluate_next(scripted(SCORES), sessions_of([["a", "b", "c"]], ["u"]), (1,))
-    lists = Outcomes(
-        pl.DataFrame(
-            {"visitor": ["u"], "num_targets": [1], "num_cold": [0], "any_recall_at_1": [0.5], "protocol": "list"}
-        ),
-        ("any_recall_at_1",),
-    )
-    means = merge([ours, lists]).means()
-    assert means["list/any_recall_at_1"] == 0.5
-    assert means["all/next_recall_at_1"] == 1
-    assert not {"list/next_recall_at_1", "all/any_recall_at_1"} & set(means)
 
 
 def test_a_model_that_has_seen_the_day_is_not_tested_on_it(scripted, loaded_shop):

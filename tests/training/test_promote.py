@@ -10,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from pipeline.errors import ConfigurationError, RetryableError
 from training import promote as promoting
-from training.evaluation import Outcomes
+from training.outcomes import Outcomes
 from training.promote import promote
 from training.refit import champion_of
 from training.report import comparison_text, main_headings
@@ -104,6 +104,8 @@ def test_a_better_challenger_takes_over_and_a_worse_one_does_not(nights):
         "version 1 stays champion; gru (version 2) is not better: all/next_mrr_at_20 -0.1"
     )
     assert verdict["difference"] == pytest.approx(-0.1)
+    assert verdict["p_value"] == 0.0001
+    assert ", p 0.0001, " in verdict["reason"]
     assert nights.champion() == 1
     nights.register(third, "gru")
     verdict = nights.promote(third, gru=0.25)
@@ -118,6 +120,7 @@ def test_an_equal_challenger_does_not_take_over(nights):
     nights.register(FIRST + timedelta(days=1), "gru")
     verdict = nights.promote(FIRST + timedelta(days=1), gru=0.2)
     assert (verdict["promoted"], verdict["difference"], verdict["interval"]) == (False, 0, [0, 0])
+    assert verdict["p_value"] == 1
 
 
 def test_equal_challengers_go_by_the_order_of_the_site_file(nights):
