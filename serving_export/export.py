@@ -42,7 +42,8 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     if isinstance(recommender, SessionModel):
         recommender = build_index(bundle, number(version), store)
     popular = popular_items(site, store, day)
-    popular_version = store.replace(POPULAR_ITEMS, popular.head(site.export.top_n), {}, {"data_through": day})
+    shown = popular.head(site.export.top_n).with_columns(channel=pl.lit(CHANNEL))
+    popular_version = store.replace(POPULAR_ITEMS, shown, {}, {"data_through": day})
     staged: list[StagedFile] = []
     counts = {"users": 0, "users_with_popular_only": 0, "rows": 0}
     for bucket in track(range(site.buckets), "filling lists"):

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from pipeline.tables import Table
+from pipeline.tables import UTC_MICROSECONDS, Table
 
 RECOMMENDATIONS = Table(
     "recommendations",
@@ -22,10 +22,40 @@ RECOMMENDATIONS = Table(
     ("user_id", "channel", "rank"),
 )
 
+RELATED_ITEMS = Table(
+    "related_items",
+    "one row per item and rank",
+    {
+        "item_id": pl.String,
+        "rank": pl.Int64,
+        "related_item_id": pl.String,
+        "score": pl.Float64,
+        "source": pl.String,
+    },
+    (),
+    ("item_id", "rank"),
+)
+
 POPULAR_ITEMS = Table(
     "popular_items",
-    "one row per segment and rank",
-    {"segment": pl.String, "rank": pl.Int64, "item_id": pl.String, "score": pl.Float64},
+    "one row per channel, segment and rank",
+    {"channel": pl.String, "segment": pl.String, "rank": pl.Int64, "item_id": pl.String, "score": pl.Float64},
     (),
-    ("segment", "rank"),
+    ("channel", "segment", "rank"),
+)
+
+TRIGGERS = Table(
+    "triggers",
+    "one row per user, trigger and item",
+    {
+        "user_bucket": pl.Int64,
+        "user_id": pl.String,
+        "trigger": pl.String,
+        "rank": pl.Int64,
+        "item_id": pl.String,
+        "occurred_at": UTC_MICROSECONDS,
+        "num_events": pl.Int64,
+    },
+    ("user_bucket",),
+    ("user_id", "trigger", "rank"),
 )

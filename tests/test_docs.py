@@ -8,7 +8,7 @@ import pytest
 from features.tables import SEQUENCES, VOCABULARY
 from pipeline import tables
 from pipeline.settings import REASONS
-from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
+from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, TRIGGERS
 
 ROOT = Path(__file__).parent.parent
 DECLARED = [
@@ -24,7 +24,9 @@ DECLARED = [
     VOCABULARY,
     SEQUENCES,
     RECOMMENDATIONS,
+    RELATED_ITEMS,
     POPULAR_ITEMS,
+    TRIGGERS,
 ]
 
 
