@@ -15,53 +15,70 @@ import polars as pl
 import torch
 
 from features.sequences import Integers, Sequences, encode_sessions
-from features.vocabulary import PADDING
-from training.batch import Batch, all_batches
+from features.vocabulary import PADDING, learn_vocabulary
+from training.batch import all_batches
 from training.bundle import Bundle
+from training.exposure import count_exposures, exposure_figures
 from training.lists import fill_lists
 from training.models.base import TopItems
-from training.outcomes import Outcomes, merge
+from training.outcomes import Outcomes
+from training.slices import KINDS, slice_events
 
 SESSIONS_AT_ONCE = 512
 MISS = 0  # a rank outside the list
 
 
 def evaluate_next(bundle: Bundle, sessions: pl.DataFrame, ks: Sequence[int]) -> Outcomes:
-    """Outcomes of the protocols `all` and `warm` on sessions (rows of the `sessions` table)."""
+    """Outcomes of the protocols `all`, with its slices, and `warm` on sessions (rows of the `sessions` table)."""
+    ks = sorted(ks)
     raw = encode_sessions(sessions, bundle.vocabulary).at_least(2)
+    named = encode_sessions(sessions, learn_vocabulary(sessions, 1)).at_least(2)
     is_known = raw.item_codes != PADDING
     is_first = np.isin(np.arange(len(raw.item_codes)), raw.offsets[:-1])
     num_known = np.cumsum(is_known) - is_known  # known events before this one, over all sessions
     num_known_in_session = num_known - num_known[raw.offsets[:-1]][raw.session_of_event()]
     is_ranked = is_known & (num_known_in_session > 0)
     ranks = np.full(len(raw.item_codes), MISS)
-    ranks[is_ranked] = rank_next_events(bundle, raw.known_only(), max(ks))
+    ranks[is_ranked], exposures_KI = rank_next_events(bundle, raw.known_only(), ks)
     targets = pl.DataFrame({"rank": ranks, "is_first": is_first, "is_warm": is_ranked, "is_cold": ~is_known})
-    targets = targets.with_columns(visitor=raw.visitors.gather(raw.session_of_event()))
-    every = sum_by_visitor(targets.filter(~pl.col("is_first")), "all", ks)
-    warm = sum_by_visitor(targets.filter("is_warm"), "warm", ks)
-    return merge([Outcomes(every, next_metrics(ks)), Outcomes(warm, next_metrics(ks))])
-
-
-def rank_next_events(bundle: Bundle, known: Sequences, n: int) -> Integers:
-    """The rank of each event that follows another one in its session, in order; MISS outside the best `n`."""
-    ranks = [
-        rank_targets(bundle.recommender.recommend(batch, n, bundle.as_of), batch)
-        for _, batch in all_batches(known.at_least(2), SESSIONS_AT_ONCE)
+    targets = targets.with_columns(
+        slice_events(raw, named, bundle.vocabulary), visitor=raw.visitors.gather(raw.session_of_event())
+    )
+    every = targets.filter(~pl.col("is_first"))
+    names, main = next_metrics(ks), (f"next_recall_at_{ks[-1]}", f"next_mrr_at_{ks[-1]}")
+    parts = [
+        sum_by_visitor(every, pl.lit("all"), names),
+        sum_by_visitor(targets.filter("is_warm"), pl.lit("warm"), names),
     ]
-    return np.concatenate([np.empty(0, dtype=np.int64), *ranks])
+    parts += [sum_by_visitor(every, pl.concat_str(pl.lit(f"{kind}/"), kind), main) for kind in KINDS]
+    figures = exposure_figures(exposures_KI, ks, bundle.vocabulary)
+    whole = {f"all/{name}": value for name, value in figures.items()}
+    return Outcomes(pl.concat(parts, how="diagonal"), names, whole)
 
 
-def rank_targets(top: TopItems, batch: Batch) -> Integers:
-    """The rank of each target among the best items after the event before it: the worst one that its ties allow."""
-    codes_RN, scores_RN = top.codes_RN[batch.target_mask], top.scores_RN[batch.target_mask]
-    if scores_RN.isnan().any():
+def rank_next_events(bundle: Bundle, known: Sequences, ks: Sequence[int]) -> tuple[Integers, Integers]:
+    """The rank of each event that follows another one in its session, in order; MISS outside the best of `ks`.
+
+    Also (K, I) how often each item stood in the top k of the lists that these were looked for in.
+    """
+    ranks = [np.empty(0, dtype=np.int64)]
+    exposures_KI = np.zeros((len(ks), bundle.vocabulary.num_codes), dtype=np.int64)
+    for _, batch in all_batches(known.at_least(2), SESSIONS_AT_ONCE):
+        top = bundle.recommender.recommend_targets(batch, max(ks), bundle.as_of)
+        ranks.append(rank_targets(top, batch.targets()))
+        exposures_KI += count_exposures(top.codes_RN, ks, bundle.vocabulary.num_codes)
+    return np.concatenate(ranks), exposures_KI
+
+
+def rank_targets(top: TopItems, targets_R: torch.Tensor) -> Integers:
+    """The rank of each target in its list: the worst one that its ties allow; MISS if it may be outside."""
+    if top.scores_RN.isnan().any():
         raise ValueError("a model gave a score that is no number; nothing can be ranked")
-    is_hit_RN = codes_RN == batch.targets()[:, None]
-    score_R1 = torch.where(is_hit_RN, scores_RN, -torch.inf).amax(1, keepdim=True)
-    rank_R = (scores_RN >= score_R1).sum(1)
-    rank_R += torch.where(score_R1[:, 0] == scores_RN[:, -1], top.ties_R[batch.target_mask], 0)
-    is_within_R = is_hit_RN.any(1) & (rank_R <= scores_RN.shape[1])
+    is_hit_RN = top.codes_RN == targets_R[:, None]
+    score_R1 = torch.where(is_hit_RN, top.scores_RN, -torch.inf).amax(1, keepdim=True)
+    rank_R = (top.scores_RN >= score_R1).sum(1)
+    rank_R += torch.where(score_R1[:, 0] == top.scores_RN[:, -1], top.ties_R, 0)
+    is_within_R = is_hit_RN.any(1) & (rank_R <= top.scores_RN.shape[1])
     return torch.where(is_within_R, rank_R, MISS).numpy()
 
 
@@ -70,19 +87,19 @@ def next_metrics(ks: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"next_{name}_at_{k}" for name in ("recall", "mrr", "ndcg") for k in ks)
 
 
-def sum_by_visitor(targets: pl.DataFrame, protocol: str, ks: Sequence[int]) -> pl.DataFrame:
-    """Sums of recall, mrr and ndcg over each visitor's targets."""
+def sum_by_visitor(targets: pl.DataFrame, protocol: pl.Expr, metrics: Sequence[str]) -> pl.DataFrame:
+    """Sums of next-item metrics over each visitor's targets, by protocol; rows in order of both."""
+    sums = {name: next_metric(name).sum().cast(pl.Float64) for name in metrics}
+    counts = {"num_targets": pl.len(), "num_cold": pl.col("is_cold").sum()}
+    return targets.group_by("visitor", protocol=protocol).agg(**counts, **sums).sort("protocol", "visitor")
+
+
+def next_metric(name: str) -> pl.Expr:
+    """A target's value by its `rank`: recall 1, mrr 1 / rank, ndcg 1 / log2(1 + rank); 0 outside the top k."""
+    kind, k = name.removeprefix("next_").split("_at_")
     rank = pl.col("rank")
-    sums = {}
-    for k in ks:
-        is_hit = (rank > MISS) & (rank <= k)
-        sums[f"next_recall_at_{k}"] = is_hit.sum().cast(pl.Float64)
-        sums[f"next_mrr_at_{k}"] = pl.when(is_hit).then(1 / rank).otherwise(0.0).sum()
-        sums[f"next_ndcg_at_{k}"] = pl.when(is_hit).then(1 / (rank + 1).log(2)).otherwise(0.0).sum()
-    told = targets.group_by("visitor").agg(num_targets=pl.len(), num_cold=pl.col("is_cold").sum(), **sums)
-    return told.sort("visitor").select(
-        "visitor", "num_targets", "num_cold", *next_metrics(ks), protocol=pl.lit(protocol)
-    )
+    gain = {"recall": pl.lit(1.0), "mrr": 1 / rank, "ndcg": 1 / (rank + 1).log(2)}[kind]
+    return pl.when((rank > MISS) & (rank <= int(k))).then(gain).otherwise(0.0)
 
 
 def evaluate_lists(

@@ -6,8 +6,6 @@ import polars as pl
 import pytest
 import torch
 
-from features.sequences import Sequences
-from training.batch import gather
 from training.evaluation import (
     MISS,
     evaluate_lists,
@@ -20,14 +18,9 @@ from training.models.base import TopItems
 NO_SEEN = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
 
 
-def one_pair(target: int):
-    codes = np.array([1, target])
-    return gather(Sequences(codes, np.array([0, 2]), np.arange(2), pl.Series(["v"])), np.array([0]))
-
-
 def rank(codes: list[int], scores: list[float], target: int, ties: int = 0) -> int:
-    top = TopItems(torch.tensor([codes] * 2), torch.tensor([scores] * 2), torch.tensor([ties] * 2))
-    return int(rank_targets(top, one_pair(target))[0])
+    top = TopItems(torch.tensor([codes]), torch.tensor([scores]), torch.tensor([ties]))
+    return int(rank_targets(top, torch.tensor([target]))[0])
 
 
 def test_the_rank_is_the_place_in_the_list():

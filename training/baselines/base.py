@@ -57,6 +57,10 @@ class Baseline(Recommender):
         """The best items after each event."""
         return self.recommend_after(batch, np.arange(len(batch.item_codes)), n)
 
+    def recommend_targets(self, batch: Batch, n: int, as_of: int) -> TopItems:
+        """The best items at each target."""
+        return self.recommend_after(batch, batch.target_mask.nonzero()[:, 0].numpy(), n)
+
     def recommend_last(self, batch: Batch, n: int, as_of: int) -> TopItems:
         """The best items after each session's last event."""
         return self.recommend_after(batch, batch.offsets[1:].numpy() - 1, n)

@@ -34,6 +34,10 @@ class Recommender(nn.Module):
         """The best `n` items after each event of the batch (R = T), never padding; `as_of` in microseconds."""
         raise NotImplementedError
 
+    def recommend_targets(self, batch: Batch, n: int, as_of: int) -> TopItems:
+        """The best `n` items at each target, before it is known (R = targets of the batch)."""
+        return TopItems(*(column[batch.target_mask] for column in self.recommend(batch, n, as_of)))
+
     def recommend_last(self, batch: Batch, n: int, as_of: int) -> TopItems:
         """The best `n` items after each session's last event (R = S). Sessions must not be empty."""
         top = self.recommend(batch, n, as_of)
@@ -67,6 +71,11 @@ class SessionModel(Recommender):
     def recommend(self, batch: Batch, n: int, as_of: int) -> TopItems:
         """Exact search for all states."""
         return search_exact(self.states(batch), self.item_vectors(as_of), n)
+
+    @torch.inference_mode()
+    def recommend_targets(self, batch: Batch, n: int, as_of: int) -> TopItems:
+        """Exact search for the states before targets only."""
+        return search_exact(self.states(batch)[batch.target_mask], self.item_vectors(as_of), n)
 
     @torch.inference_mode()
     def recommend_last(self, batch: Batch, n: int, as_of: int) -> TopItems:
