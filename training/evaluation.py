@@ -65,16 +65,16 @@ def rank_next_events(bundle: Bundle, known: Sequences, ks: Sequence[int]) -> tup
     exposures_KI = np.zeros((len(ks), bundle.vocabulary.num_codes), dtype=np.int64)
     for _, batch in all_batches(known.at_least(2), SESSIONS_AT_ONCE):
         top = bundle.recommender.recommend_targets(batch, max(ks), bundle.as_of)
-        ranks.append(rank_targets(top, batch.targets()))
+        ranks.append(rank_targets(top, batch.targets().numpy()))
         exposures_KI += count_exposures(top.codes_RN, ks, bundle.vocabulary.num_codes)
     return np.concatenate(ranks), exposures_KI
 
 
-def rank_targets(top: TopItems, targets_R: torch.Tensor) -> Integers:
+def rank_targets(top: TopItems, targets_R: Integers) -> Integers:
     """The rank of each target in its list: the worst one that its ties allow; MISS if it may be outside."""
     if top.scores_RN.isnan().any():
         raise ValueError("a model gave a score that is no number; nothing can be ranked")
-    is_hit_RN = top.codes_RN == targets_R[:, None]
+    is_hit_RN = top.codes_RN == torch.from_numpy(targets_R)[:, None]
     score_R1 = torch.where(is_hit_RN, top.scores_RN, -torch.inf).amax(1, keepdim=True)
     rank_R = (top.scores_RN >= score_R1).sum(1)
     rank_R += torch.where(score_R1[:, 0] == top.scores_RN[:, -1], top.ties_R, 0)

@@ -12,6 +12,7 @@ from pipeline.publish import Store
 from pipeline.tables import events_table
 from training.bundle import Bundle
 from training.evaluation import evaluate_lists, evaluate_next
+from training.order import ShuffleTest, shuffle_test
 from training.outcomes import Outcomes, merge
 from training.settings import TrainingSite
 
@@ -22,6 +23,11 @@ def measure_bundle(site: TrainingSite, store: Store, bundle: Bundle, day: date) 
         raise ValueError(f"a model that has seen {bundle.data_through} cannot be tested on {day}")
     sessions = held_out_sessions(site, store, day)
     return merge([evaluate_next(bundle, sessions, site.training.metric_ks), measure_lists(site, store, bundle, day)])
+
+
+def measure_order(site: TrainingSite, store: Store, bundle: Bundle, day: date) -> ShuffleTest:
+    """Whether the order of events tells this bundle anything on `day`."""
+    return shuffle_test(bundle, held_out_sessions(site, store, day), max(site.training.metric_ks))
 
 
 def measure_lists(site: TrainingSite, store: Store, bundle: Bundle, day: date) -> Outcomes:

@@ -1,7 +1,8 @@
 """Choose the night's best version and let it become champion if it beats the one that stands.
 
 Reads   the night's versions, the champion (its newest refit that has not seen the day), `sessions` of the day
-Writes  the alias `champion`, or the reason why it stayed; all metrics beside each other in the night's run
+Writes  the alias `champion`, or the reason why it stayed; in the night's run all metrics beside each other, and whether
+        the order of events told the challenger anything
 
 The challenger is chosen on one half of the day's visitors and gated on the other half, so that the best of many
 is not judged by the luck that made it the best. The gate compares pairs: the same visitors under both models.
@@ -20,7 +21,7 @@ from pipeline.ids import sha256
 from pipeline.publish import Store
 from pipeline.terminal import log
 from training.difference import paired_difference
-from training.measure import measure_bundle
+from training.measure import measure_bundle, measure_order
 from training.outcomes import Outcomes
 from training.report import comparison_text, main_headings
 from training.settings import TrainingSite
@@ -57,7 +58,9 @@ def promote(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
     mark(tracking, best.version if verdict["promoted"] else None, night)
     verdict |= move_alias(tracking, verdict, best.version, before, night)
     log.info("%s", verdict["reason"])
-    metrics = best.outcomes.means()
+    order = measure_order(site, store, tracking.load(best.version), night)
+    log.info("%s", order.sentence(best.label))
+    metrics = best.outcomes.means() | order.numbers()
     table = comparison(candidates + ([standing] if standing else []))
     run_id = tracking.night_run(night).info.run_id
     text = comparison_text(table, main_headings(max(site.training.metric_ks)))

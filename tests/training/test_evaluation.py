@@ -20,7 +20,7 @@ NO_SEEN = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
 
 def rank(codes: list[int], scores: list[float], target: int, ties: int = 0) -> int:
     top = TopItems(torch.tensor([codes]), torch.tensor([scores]), torch.tensor([ties]))
-    return int(rank_targets(top, torch.tensor([target]))[0])
+    return int(rank_targets(top, np.array([target]))[0])
 
 
 def test_the_rank_is_the_place_in_the_list():

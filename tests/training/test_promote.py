@@ -10,6 +10,8 @@ from mlflow.entities.model_registry import ModelVersion
 
 from pipeline.errors import ConfigurationError, RetryableError
 from training import promote as promoting
+from training.difference import Difference
+from training.order import ShuffleTest
 from training.outcomes import Outcomes
 from training.promote import promote
 from training.refit import champion_of
@@ -18,6 +20,7 @@ from training.tracking import Tracking, data_through, newest
 
 FIRST = date(2026, 3, 4)
 METRIC = "next_mrr_at_20"
+ORDER = ShuffleTest(20, 0.3, 0.2, Difference(0.1, 0.05, 0.15, 0.001), 120)
 
 
 def outcomes(value: float, num_visitors: int = 60) -> Outcomes:
@@ -45,6 +48,7 @@ class Nights:
         self.measured: list[tuple[str, date]] = []
         monkeypatch.setattr(Tracking, "load", lambda self, version: version)
         monkeypatch.setattr(promoting, "measure_bundle", self.measure)
+        monkeypatch.setattr(promoting, "measure_order", lambda *_: ORDER)
         self.tracking.client.create_registered_model(shop.site.name)
 
     def measure(self, site, store, version: ModelVersion, day: date) -> Outcomes:
@@ -222,6 +226,8 @@ def test_the_nights_run_tells_the_last_verdict_only(nights):
         assert run.data.tags["gate.promoted"] == str(value > 0.2)
         assert run.data.metrics[f"all/{METRIC}"] == pytest.approx(value, abs=0.01)
         assert run.data.tags["night"] == str(second)
+        assert run.data.metrics["order/shuffled_next_mrr_at_20"] == 0.2
+        assert run.data.metrics["order/p_value"] == 0.001
     text = nights.tracking.client.download_artifacts(run_id, "comparison.txt")
     assert "gru v2" in Path(text).read_text()
     assert (

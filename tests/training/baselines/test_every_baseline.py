@@ -85,10 +85,12 @@ def test_a_batch_gives_what_each_session_gives_alone(name, monkeypatch):
     assert_equal(together, recommender.recommend(gather(sequences, np.arange(5)), 7, AS_OF))
 
 
-def test_the_last_list_is_the_list_after_the_last_event(name, batch):
+def test_the_last_lists_and_those_at_targets_are_among_all_lists(name, batch):
     recommender = fitted(name)
     every, last = recommender.recommend(batch, 6, AS_OF), recommender.recommend_last(batch, 6, AS_OF)
     assert_equal([part[[2, 3, 8, 10]] for part in every], last)
+    at_targets = recommender.recommend_targets(batch, 6, AS_OF)
+    assert_equal([part[batch.target_mask] for part in every], at_targets)
 
 
 def test_unknown_items_of_the_window_change_nothing(name, batch):

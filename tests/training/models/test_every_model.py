@@ -81,6 +81,12 @@ def test_padding_is_never_recommended_and_nothing_comes_twice(encoder, batch):
     assert PADDING not in top.codes_RN
 
 
+def test_lists_at_targets_are_among_all_lists(encoder, batch):
+    model = make_model(encoder)
+    every, at_targets = model.recommend(batch, 6, AS_OF), model.recommend_targets(batch, 6, AS_OF)
+    torch.testing.assert_close(every.scores_RN[batch.target_mask], at_targets.scores_RN)
+
+
 def test_a_later_event_never_changes_an_earlier_state(encoder):
     model, sequences = make_model(encoder), make_sequences([6, 4])
     changed = sequences.item_codes.copy()
