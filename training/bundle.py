@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import torch
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from features.vocabulary import Vocabulary
@@ -76,7 +77,7 @@ def load_bundle(folder: Path) -> Bundle:
         raise ConfigurationError(f"{folder / ITEMS} is not the vocabulary that the model was trained with; train again")
     recipe: Recipe = TypeAdapter(Recipe).validate_python(facts["recipe"])
     recommender = build(recipe, vocabulary.num_codes)
-    recommender.load_state_dict(load_file(folder / WEIGHTS))
+    load_weights(recommender, folder / WEIGHTS)
     return Bundle(
         recommender.eval(),
         vocabulary,
@@ -85,6 +86,20 @@ def load_bundle(folder: Path) -> Bundle:
         date.fromisoformat(facts["data_through"]),
         facts["as_of"],
     )
+
+
+def load_weights(recommender: Recommender, file: Path) -> None:
+    """Fill a recommender from a file of weights; raises ConfigurationError if it holds anything else."""
+    try:
+        weights = load_file(file)
+    except SafetensorError as error:
+        raise ConfigurationError(
+            f"{file} holds no plain weights ({error}); a pickle could run code, so it was not opened. Train again"
+        ) from error
+    try:
+        recommender.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ConfigurationError(f"{file} does not fit its recipe and vocabulary: {error}. Train again") from error
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:

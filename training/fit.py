@@ -1,27 +1,40 @@
-"""Fit a session model with Lightning: whole sessions or session-parallel steps, one loss, one optimiser."""
+"""Fit a session model with Lightning: whole sessions or session-parallel steps, one loss, one optimiser.
+
+A checkpoint is written at each epoch's end, and a training that finds one goes on from it. What an epoch draws follows
+from the seed and the number of the epoch alone, so the weights come out as if nothing had happened.
+"""
 
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from features.sequences import Sequences
-from pipeline.errors import ConfigurationError
 from pipeline.terminal import log
 from training.adagrad import MomentumAdagrad
 from training.batch import Batch, gather, plan_batches
+from training.checkpoint import check_checkpoint
+from training.faults import diverged, explained
 from training.models.base import SessionModel
 from training.models.gru4rec import Gru4Rec
 from training.objective import NextItem
 from training.recipes import SequenceRecipe
 from training.session_parallel import Step, parallel_steps
+
+CHECKPOINT = "last"
+STEPS_UNREAD = 100  # on an accelerator: reading a loss waits for all that was asked of it before
+
+Losses = dict[str, float]
+Report = Callable[[int, Losses], None]
+"""Takes the number of an epoch, from 0, and its mean losses."""
 
 
 class EpochBatches:
@@ -59,30 +72,85 @@ class ParallelSteps:
 class SessionTraining(lightning.LightningModule):
     """Any SessionModel, next-item loss plus the model's own terms."""
 
-    def __init__(self, model: SessionModel, sequences: Sequences, recipe: SequenceRecipe) -> None:
+    def __init__(
+        self, model: SessionModel, sequences: Sequences, recipe: SequenceRecipe, report: Report | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.sequences = sequences
         self.recipe = recipe
+        self.report = report
         counts_I = np.bincount(sequences.item_codes, minlength=len(model.item_vectors(0)))
         self.next_item = NextItem(recipe, torch.from_numpy(counts_I))
+        self.losses: Losses = {}
+        self.last_loss = math.nan
+        self.begin_epoch()
 
-    def train_dataloader(self) -> EpochBatches:
+    def begin_epoch(self) -> None:
+        """No losses yet."""
+        self.unread: list[Tensor] = []
+        self.num_rows: list[int] = []
+        self.sums: Losses = {}
+
+    def train_dataloader(self) -> Any:
         """A new plan for every epoch."""
         world = self.trainer
         return EpochBatches(self.sequences, self.recipe, self.current_epoch, world.global_rank, world.world_size)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Lightning does not know our batch."""
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Lightning does not know our batches."""
         return batch.to(device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def on_train_epoch_start(self) -> None:
+        """Draw anew, from the seed and the epoch: a training that goes on from a checkpoint draws the same."""
+        torch.manual_seed(self.recipe.seed + 1_000_003 * self.current_epoch)
+        self.begin_epoch()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """() the loss of a batch."""
         states_RD = self.model.states(batch)[batch.target_mask]
         loss = self.next_item(self.model, states_RD, batch.targets(), batch.as_of)
         terms = self.model.extra_terms(batch)
-        self.log_dict({"train_loss": loss, **terms}, on_step=False, on_epoch=True, batch_size=len(states_RD))
+        self.note({"train_loss": loss, **terms}, len(states_RD))
         return loss + sum(terms.values())
+
+    def note(self, losses: Mapping[str, Tensor], num_rows: int) -> None:
+        """Take a step's losses into the means; reading them waits for the device, so not often where that costs."""
+        self.sums = self.sums or dict.fromkeys(losses, 0.0)
+        self.unread.append(torch.stack([loss.detach() for loss in losses.values()]))
+        self.num_rows.append(num_rows)
+        if len(self.unread) >= (1 if self.device.type == "cpu" else STEPS_UNREAD):
+            self.read_losses()
+
+    def read_losses(self) -> None:
+        """Add up what was noted; raises ConfigurationError at the first loss that is no number."""
+        first = len(self.num_rows) - len(self.unread)
+        for number, losses in enumerate(torch.stack(self.unread).tolist() if self.unread else [], first):
+            if not math.isfinite(sum(losses)):
+                raise diverged(self.recipe, self.current_epoch, number, self.last_loss)
+            self.last_loss = losses[0]
+            for name, loss in zip(self.sums, losses, strict=True):
+                self.sums[name] += loss * self.num_rows[number]
+        self.unread = []
+
+    def on_train_epoch_end(self) -> None:
+        """A line an epoch, for terminals and task logs alike; its losses to whom they are for."""
+        self.read_losses()
+        if not all(bool(weights.isfinite().all()) for weights in self.parameters()):
+            raise diverged(self.recipe, self.current_epoch, len(self.num_rows) - 1, self.last_loss)
+        self.losses = {name: total / max(1, sum(self.num_rows)) for name, total in self.sums.items()}
+        epoch, loss = self.current_epoch, self.losses.get("train_loss", math.nan)
+        log.info("epoch %d of %d: loss %.4f", epoch + 1, self.trainer.max_epochs, loss)
+        if self.report is not None:
+            self.report(epoch, self.losses)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The last losses, for a training that has nothing left to do but be registered."""
+        checkpoint["losses"] = self.losses
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them back."""
+        self.losses = checkpoint["losses"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's optimiser for all weights."""
@@ -106,11 +174,8 @@ class ParallelTraining(SessionTraining):
 
     def on_train_epoch_start(self) -> None:
         """Nothing is carried from epoch to epoch."""
+        super().on_train_epoch_start()
         self.carry_BD = torch.zeros(self.recipe.batch_size, self.recipe.hidden_size, device=self.device)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Lightning does not know our steps."""
-        return batch.to(device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """() the loss of a step; a step that has shrunk weighs less, as with the authors."""
@@ -118,50 +183,53 @@ class ParallelTraining(SessionTraining):
         carry_BD = self.carry_BD[step.slots_B].masked_fill(step.is_new_B[:, None], 0)
         states_BD, self.carry_BD = self.model.step(step.item_codes_B, carry_BD)
         loss: Tensor = self.next_item(self.model, states_BD, step.targets_B, step.as_of)
-        self.log_dict({"train_loss": loss}, on_step=False, on_epoch=True, batch_size=len(states_BD))
+        self.note({"train_loss": loss}, len(states_BD))
         return loss * (len(states_BD) / self.recipe.batch_size)
 
 
-class EpochLines(lightning.Callback):
-    """A line an epoch, for terminals and task logs alike."""
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Say how far the training is."""
-        loss = float(trainer.callback_metrics["train_loss"])
-        log.info("epoch %d of %d: loss %.4f", trainer.current_epoch + 1, trainer.max_epochs, loss)
-
-
 def fit(
-    model: SessionModel, sequences: Sequences, recipe: SequenceRecipe, epochs: int, folder: Path, logger: Any = None
-) -> dict[str, float]:
-    """Train `model` in place; return the last epoch's losses. The same seed, model and data give the same weights."""
-    torch.manual_seed(recipe.seed)
+    model: SessionModel,
+    sequences: Sequences,
+    recipe: SequenceRecipe,
+    epochs: int,
+    folder: Path,
+    report: Report | None = None,
+) -> Losses:
+    """Train `model` in place; return the last epoch's losses. The same seed, model and data give the same weights.
+
+    Goes on from the checkpoint in `folder`, if there is one. Raises ConfigurationError if the loss comes apart, if the
+    memory does not suffice, and for a checkpoint that is not this training's.
+    """
     quiet_lightning()
+    kind = ParallelTraining if recipe.order == "session_parallel" else SessionTraining
+    training = kind(model, sequences, recipe, report)
     trainer = lightning.Trainer(
         max_epochs=epochs,
         accelerator="auto",
         devices=1,
-        logger=logger or False,
-        callbacks=[EpochLines()],
-        enable_checkpointing=False,
+        logger=False,
+        callbacks=[ModelCheckpoint(folder, CHECKPOINT, every_n_epochs=1, enable_version_counter=False)],
         enable_progress_bar=False,
         enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,
-        log_every_n_steps=1,
         default_root_dir=folder,
         deterministic=torch.cuda.is_available() or None,
     )
     model.train()
-    training = ParallelTraining if recipe.order == "session_parallel" else SessionTraining
-    trainer.fit(training(model, sequences, recipe))
+    with explained(recipe):
+        trainer.fit(training, ckpt_path=checkpoint_in(folder, training), weights_only=True)
     model.cpu().eval()
-    losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if not all(map(math.isfinite, losses.values())):
-        raise ConfigurationError(
-            f"the training of {recipe.encoder} came apart: {losses} after {epochs} epochs. "
-            f"Lower its learning_rate (now {recipe.learning_rate}) in the site file"
-        )
-    return losses
+    return training.losses
+
+
+def checkpoint_in(folder: Path, training: SessionTraining) -> Path | None:
+    """The checkpoint to go on from; None if the training begins."""
+    file = folder / f"{CHECKPOINT}.ckpt"
+    if not file.exists():
+        return None
+    epoch = check_checkpoint(file, training.state_dict())
+    log.info("going on from %s: %d epochs are done", file, epoch)
+    return file
 
 
 def quiet_lightning() -> None:
@@ -169,3 +237,4 @@ def quiet_lightning() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

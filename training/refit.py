@@ -4,24 +4,33 @@ Reads   the champion of the night, `sessions` through the day
 Writes  a version with `parent_version`, the alias `serving`
 """
 
+import shutil
 from datetime import date
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
+import torch
 from mlflow.entities.model_registry import ModelVersion
+from torch import Tensor
 
 from features.sequences import encode_sessions
-from features.vocabulary import Vocabulary, extend_vocabulary
+from features.vocabulary import PADDING, Vocabulary, extend_vocabulary
 from features.window import check_passed, data_digest, sessions_until, window_days
 from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
 from pipeline.terminal import log
 from training.bundle import Bundle, build, recipe_digest
+from training.checkpoint import checkpoint_folder
 from training.models.base import SessionModel
 from training.recipes import SequenceRecipe
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, newest, number
 from training.train import fit_in, make, microseconds_at_end
+
+if TYPE_CHECKING:
+    from training.fit import Losses, Report
 
 
 def refit(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
@@ -45,30 +54,39 @@ def refit(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
     }
     with tracking.run(night, f"refit {bundle.recipe_name}", tags) as run_id:
         sessions = sessions_until(site, store, days, night)
-        fresh, losses = learn_on(site, bundle, sessions, night, run_id)
+        folder = checkpoint_folder(site, night, tags, bundle.vocabulary)
+        fresh, losses = learn_on(site, bundle, sessions, night, folder, tracking.report_epochs(run_id))
         num_new = fresh.vocabulary.num_codes - bundle.vocabulary.num_codes
         log.info("refit of version %s: %d sessions, %d new items", number(champion), sessions.height, num_new)
         tracking.log_metrics(run_id, {"num_new_items": float(num_new)})
         metrics = losses | {"num_new_items": float(num_new)}
         version = tracking.register(fresh, run_id, {**tags, "night": str(night)})
+        shutil.rmtree(folder, ignore_errors=True)
     serve(tracking, tracking.client.get_model_version(site.name, str(version)), night)
     return {"run_id": run_id, "model_version": version, "parent_version": number(champion), "metrics": metrics}
 
 
 def learn_on(
-    site: TrainingSite, bundle: Bundle, sessions: pl.DataFrame, night: date, run_id: str | None = None
-) -> tuple[Bundle, dict[str, float]]:
-    """The bundle after it has learnt from the sessions through `night`, and its last losses."""
+    site: TrainingSite,
+    bundle: Bundle,
+    sessions: pl.DataFrame,
+    night: date,
+    folder: Path | None = None,
+    report: "Report | None" = None,
+) -> "tuple[Bundle, Losses]":
+    """The bundle after it has learnt from the sessions through `night`, and its last losses; more in `fit_in`."""
     vocabulary = extend_vocabulary(bundle.vocabulary, sessions, site.window.min_item_count)
     sequences = encode_sessions(sessions, vocabulary).known_only().at_least(2)
     as_of = microseconds_at_end(site, night)
     recipe = bundle.recipe
     recommender: Any
+    losses: dict[str, float] = {}
     if not isinstance(recipe, SequenceRecipe):
-        recommender, losses = make(recipe, vocabulary, sequences, as_of)
+        recommender, _ = make(recipe, vocabulary, sequences, as_of)
     else:
         recommender = grow(bundle, vocabulary, recipe)
-        losses = fit_in(recommender, sequences, recipe, recipe.refit_epochs, run_id) if sequences.num_sessions else {}
+        if sequences.num_sessions:
+            losses = fit_in(recommender, sequences, recipe, recipe.refit_epochs, folder, report)
     return Bundle(recommender.eval(), vocabulary, bundle.recipe_name, recipe, night, as_of), losses
 
 
@@ -85,13 +103,34 @@ def champion_of(tracking: Tracking, night: date) -> ModelVersion:
 
 
 def grow(bundle: Bundle, vocabulary: Vocabulary, recipe: SequenceRecipe) -> SessionModel:
-    """The same model with rows for new items; every known row as it was."""
+    """The same model for another vocabulary: rows follow their item_id, rows of new items are drawn from the seed."""
     grown: Any = build(recipe, vocabulary.num_codes)
-    state = grown.state_dict()
+    old_C, new_C = shared_codes(bundle.vocabulary, vocabulary)
+    state, of_items = grown.state_dict(), item_dimensions(recipe)
     for name, learnt in bundle.recommender.state_dict().items():
-        state[name][tuple(slice(0, size) for size in learnt.shape)] = learnt
+        if name in of_items:
+            state[name].index_copy_(of_items[name], new_C, learnt.index_select(of_items[name], old_C))
+        else:
+            state[name] = learnt
     grown.load_state_dict(state)
     return grown
+
+
+def shared_codes(old: Vocabulary, new: Vocabulary) -> tuple[Tensor, Tensor]:
+    """(C) and (C) the codes of each item that both know, padding among them."""
+    both = old.items.join(new.items, on="item_id", suffix="_new")
+    old_C, new_C = (np.append(both[name].to_numpy(), PADDING) for name in ("item_code", "item_code_new"))
+    return torch.from_numpy(old_C), torch.from_numpy(new_C)
+
+
+def item_dimensions(recipe: SequenceRecipe) -> dict[str, int]:
+    """Which of a model's tensors hold something of each item, and in which dimension: what grows with the items."""
+    small, large = (build(recipe, num_codes).state_dict() for num_codes in (2, 3))
+    differences = {
+        name: [d for d, size in enumerate(tensor.shape) if size != large[name].shape[d]]
+        for name, tensor in small.items()
+    }
+    return {name: found[0] for name, found in differences.items() if found}
 
 
 def serve(tracking: Tracking, version: ModelVersion, night: date) -> None:

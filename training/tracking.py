@@ -8,8 +8,8 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from pipeline.data_docs import day_page, docs_folder
 from pipeline.dates import ONE_DAY
 from pipeline.errors import ConfigurationError, RetryableError
 from training.bundle import Bundle, load_bundle, save_bundle
+from training.delivery import answered, deliver_all, post, without_patience
 from training.settings import TrainingSite
 
 SERVED_MODEL = Path(__file__).parent / "served_model.py"
@@ -68,7 +69,9 @@ class Tracking:
         site.home.mkdir(parents=True, exist_ok=True)
         use_tracking(tracking_uri(site.home))
         self.client = MlflowClient()
-        self.experiment_id = self.find_experiment()
+        with answered(tracking_uri(site.home)):
+            self.experiment_id = self.find_experiment()
+            deliver_all(site.home, tracking_uri(site.home))
 
     def find_experiment(self) -> str:
         """The site's experiment, made at first use; two processes may try at once."""
@@ -118,9 +121,11 @@ class Tracking:
             run_id = self.client.create_run(self.experiment_id, tags=told | parent, run_name=name).info.run_id
         self.client.update_run(run_id, status="RUNNING")
         try:
-            yield run_id
+            with answered(tracking_uri(self.site.home)):
+                yield run_id
         except BaseException:
-            self.client.set_terminated(run_id, "FAILED")
+            with suppress(MlflowException), without_patience():  # what happened counts, not that it cannot be told
+                self.client.set_terminated(run_id, "FAILED")
             raise
         self.client.set_terminated(run_id)
 
@@ -132,9 +137,13 @@ class Tracking:
         )
         return str(found[0].info.run_id) if found else None
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Numbers of a run, in one call."""
-        mlflow.log_metrics(dict(metrics), run_id=run_id, synchronous=True)
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Numbers of a run, in one call; they wait on disk while the server is away."""
+        post(self.site.home, tracking_uri(self.site.home), run_id, metrics, step)
+
+    def report_epochs(self, run_id: str) -> Callable[[int, Mapping[str, float]], None]:
+        """What takes the losses of each epoch of a run; MLflow's step is the number of epochs done."""
+        return lambda epoch, losses: self.log_metrics(run_id, losses, epoch + 1)
 
     def register(self, bundle: Bundle, run_id: str, tags: Mapping[str, str]) -> int:
         """Keep a bundle as a loadable model of a run and as a new version; return the version."""

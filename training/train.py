@@ -4,10 +4,11 @@ Reads   `sequences` and `vocabulary` of the night, `sessions` of the day
 Writes  an MLflow run with parameters, losses, metrics and data; a registered version without an alias
 """
 
+import shutil
 import tempfile
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 
@@ -20,11 +21,15 @@ from pipeline.dates import ONE_DAY, day_end
 from pipeline.publish import Store
 from pipeline.terminal import log
 from training.bundle import Bundle, build, describe_recipe, recipe_digest
+from training.checkpoint import checkpoint_folder
 from training.measure import measure_bundle
 from training.models.base import Recommender, SessionModel
 from training.recipes import Recipe, SequenceRecipe, find_recipe
 from training.settings import TrainingSite
 from training.tracking import Tracking
+
+if TYPE_CHECKING:
+    from training.fit import Losses, Report
 
 
 def train(site: TrainingSite, store: Store, night: date, recipe_name: str) -> dict[str, Any]:
@@ -47,37 +52,48 @@ def train(site: TrainingSite, store: Store, night: date, recipe_name: str) -> di
         log_data(run_id, store, rows.height, digest)
         as_of = microseconds_at_end(site, night - ONE_DAY)
         log.info("%s: training on %d sessions, %d items", recipe_name, rows.height, vocabulary.items.height)
-        recommender, losses = make(recipe, vocabulary, read_sequences(rows), as_of, run_id)
+        folder = checkpoint_folder(site, night, tags, vocabulary)
+        report = tracking.report_epochs(run_id)
+        recommender, losses = make(recipe, vocabulary, read_sequences(rows), as_of, folder, report)
         bundle = Bundle(recommender, vocabulary, recipe_name, recipe, night - ONE_DAY, as_of)
         metrics = measure_bundle(site, store, bundle, night).means()
         tracking.log_metrics(run_id, metrics)
         version = tracking.register(bundle, run_id, {**tags, "night": str(night)})
+        shutil.rmtree(folder, ignore_errors=True)
     return {"run_id": run_id, "model_version": version, "metrics": losses | metrics}
 
 
 def make(
-    recipe: Recipe, vocabulary: Vocabulary, sequences: Sequences, as_of: int, run_id: str | None = None
-) -> tuple[Recommender, dict[str, float]]:
-    """A fitted recommender and its last losses; each epoch's losses go to the MLflow run, where one is given."""
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    sequences: Sequences,
+    as_of: int,
+    folder: Path | None = None,
+    report: "Report | None" = None,
+) -> "tuple[Recommender, Losses]":
+    """A fitted recommender and its last losses; `fit_in` tells what `folder` and `report` are."""
     recommender: Any = build(recipe, vocabulary.num_codes)
     if not isinstance(recipe, SequenceRecipe):
         recommender.fit(sequences, as_of)
         return recommender, {}
-    return recommender, fit_in(recommender, sequences, recipe, recipe.epochs, run_id)
+    return recommender, fit_in(recommender, sequences, recipe, recipe.epochs, folder, report)
 
 
 def fit_in(
-    model: SessionModel, sequences: Sequences, recipe: SequenceRecipe, epochs: int, run_id: str | None
-) -> dict[str, float]:
-    """Fit with a scratch folder that Lightning may fill."""
-    from pytorch_lightning.loggers import MLFlowLogger  # takes seconds to import; baselines do without
+    model: SessionModel,
+    sequences: Sequences,
+    recipe: SequenceRecipe,
+    epochs: int,
+    folder: Path | None,
+    report: "Report | None",
+) -> "Losses":
+    """Fit with checkpoints in `folder` (None: in a scratch one); `report` takes each epoch's losses."""
+    from training.fit import fit  # Lightning takes seconds to import; baselines do without
 
-    from training.fit import fit
-
-    uri = mlflow.get_tracking_uri()
-    logger = MLFlowLogger(tracking_uri=uri, run_id=run_id, log_model=False) if run_id else None
-    with tempfile.TemporaryDirectory(prefix="nightjar-fit-") as folder:
-        return fit(model, sequences, recipe, epochs, Path(folder), logger)
+    if folder is not None:
+        return fit(model, sequences, recipe, epochs, folder, report)
+    with tempfile.TemporaryDirectory(prefix="nightjar-fit-") as scratch:
+        return fit(model, sequences, recipe, epochs, Path(scratch), report)
 
 
 def log_data(run_id: str, store: Store, num_sessions: int, digest: str) -> None:

@@ -26,7 +26,7 @@ ROWS = {"optimiser": "adagrad", "momentum": 0.2, "learning_rate": 0.1}
         ROWS,
         {"loss": "bpr_max", **POPULAR},
         {"loss": "bpr_max", **MIXED, **ROWS},
-        {"loss": "gbce", **DRAWN, "epochs": 30},
+        {"loss": "gbce", **DRAWN, "epochs": 40},
     ],
     ids=["drawn", "popular", "mixed-rows", "all-rows", "bpr_max-popular", "bpr_max-mixed-rows", "gbce-drawn"],
 )
