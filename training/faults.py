@@ -1,5 +1,6 @@
 """What can go wrong while a model learns, as sentences that say what to do."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,9 +18,10 @@ def diverged(recipe: SequenceRecipe, epoch: int, step: int, last_loss: float) ->
         ways.append(f"lower momentum (now {recipe.momentum:g})")
     if recipe.loss == "bpr_max" and not recipe.elu:
         ways.append("set elu, 0.5 for example")
+    before = "from the start" if math.isnan(last_loss) else f"the last one was {last_loss:.4f}"
     return ConfigurationError(
         f"the training of encoder {recipe.encoder} came apart in epoch {epoch + 1} at step {step + 1}: the loss is no "
-        f"number any more, the last one was {last_loss:.4f}. {', or '.join(ways)} in the site file's training.recipes"
+        f"number, {before}. {', or '.join(ways)} in the site file's training.recipes"
     )
 
 
