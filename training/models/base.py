@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from features.vocabulary import PADDING
 from training.batch import Batch
 
-ROWS_AT_ONCE = 2048  # states scored at a time: bounds the (rows, I) score matrix
+ROWS_AT_ONCE = 256  # states scored at a time: bounds the (rows, I) score matrix
+BLOCK = 64  # columns of scores whose maximum is taken at once
 
 
 class TopItems(NamedTuple):
@@ -83,19 +84,43 @@ class SessionModel(Recommender):
         return search_exact(self.session_vectors(batch), self.item_vectors(as_of), n)
 
 
+@torch.inference_mode()
 def search_exact(states_RD: Tensor, vectors_ID: Tensor, n: int) -> TopItems:
     """The `n` items with the largest dot product for each state."""
-    parts = [top_of_scores(chunk_RD @ vectors_ID.T, n) for chunk_RD in states_RD.split(ROWS_AT_ONCE)]
-    if not parts:
-        return TopItems(torch.empty(0, n, dtype=torch.long), torch.empty(0, n), torch.empty(0, dtype=torch.long))
+    scores_RI = states_RD.new_empty(min(ROWS_AT_ONCE, len(states_RD)), len(vectors_ID))
+    parts = [
+        top_of_scores(torch.matmul(chunk_RD, vectors_ID.T, out=scores_RI[: len(chunk_RD)]), n)
+        for chunk_RD in states_RD.split(ROWS_AT_ONCE)
+    ]
     return TopItems(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def top_of_scores(scores_RI: Tensor, n: int) -> TopItems:
-    """The best `n` columns of a score matrix; overwrites the padding column."""
+    """The best `n` columns of a score matrix; overwrites the padding column.
+
+    With many columns a pass over blocks of them finds their maxima; only the `n` blocks with the largest can hold the
+    best `n`, so that the rest is never looked at again. The result is exact, ties are counted over all columns.
+    """
     scores_RI[:, PADDING] = -torch.inf
-    n = min(n, scores_RI.shape[1] - 1)
-    top = scores_RI.topk(n, dim=1)
-    last_R1 = top.values[:, -1:]
-    ties_R = (scores_RI == last_R1).sum(1) - (top.values == last_R1).sum(1)
-    return TopItems(top.indices, top.values, ties_R)
+    num_blocks, n = scores_RI.shape[1] // BLOCK, min(n, scores_RI.shape[1] - 1)
+    if num_blocks < 2 * n:
+        top = scores_RI.topk(n, dim=1)
+        return TopItems(top.indices, top.values, count_ties(scores_RI, top.values))
+    maxima_RB = scores_RI[:, : num_blocks * BLOCK].unflatten(1, (num_blocks, BLOCK)).amax(2)
+    blocks_RN = maxima_RB.topk(n, dim=1, sorted=False).indices
+    codes_I = torch.arange(scores_RI.shape[1], device=scores_RI.device)
+    in_blocks_RC = (blocks_RN[:, :, None] * BLOCK + codes_I[:BLOCK]).flatten(1)
+    codes_RC = torch.cat([in_blocks_RC, codes_I[num_blocks * BLOCK :].expand(len(scores_RI), -1)], dim=1)
+    candidates_RC = scores_RI.gather(1, codes_RC)
+    top = candidates_RC.topk(n, dim=1)
+    ties_R = count_ties(candidates_RC, top.values)
+    is_crowded_R = (maxima_RB >= top.values[:, -1:]).sum(1) > n  # a block left out may hold ties, too
+    if is_crowded_R.any():
+        ties_R[is_crowded_R] = count_ties(scores_RI[is_crowded_R], top.values[is_crowded_R])
+    return TopItems(codes_RC.gather(1, top.indices), top.values, ties_R)
+
+
+def count_ties(scores_RC: Tensor, best_RN: Tensor) -> Tensor:
+    """(R) how many scores beyond the best equal the last of the best."""
+    last_R1 = best_RN[:, -1:]
+    return (scores_RC == last_R1).sum(1) - (best_RN == last_R1).sum(1)
