@@ -31,7 +31,8 @@ class Difference(NamedTuple):
 def paired_difference(challenger: Outcomes, incumbent: Outcomes, metric: str, seed: int = 1) -> Difference:
     """How much better the challenger is in one metric, by its full name (`all/next_mrr_at_20`, also of a slice).
 
-    A metric that neither has measured on anything differs by 0, with a p-value of 1.
+    Raises ValueError for a name that is no mean over targets. Where there were no targets, as for a slice that no
+    session fell into, the difference is 0 and the p-value 1.
     """
     pairs_V4 = paired_sums(challenger, incumbent, metric)
     value = differences(pairs_V4.sum(0, keepdims=True))[0]
@@ -41,7 +42,10 @@ def paired_difference(challenger: Outcomes, incumbent: Outcomes, metric: str, se
 
 def paired_sums(challenger: Outcomes, incumbent: Outcomes, metric: str) -> Floats:
     """(visitors, 4) the challenger's sum and number of targets, then the incumbent's; 0 for a visitor it has not."""
-    protocol, name = metric.rsplit("/", 1)
+    protocol, _, name = metric.rpartition("/")
+    known = sorted({*challenger.metrics, *incumbent.metrics})
+    if name not in known:
+        raise ValueError(f"{metric} cannot be compared by visitors: {name!r} is none of {', '.join(known)}")
     ours, theirs = (
         outcomes.rows.filter(pl.col("protocol") == protocol).select(
             "visitor", sum=pl.col(name) if name in outcomes.rows.columns else pl.lit(0.0), count="num_targets"

@@ -76,7 +76,24 @@ def test_outcomes_that_were_saved_are_still_pairs(tmp_path, random_outcomes):
     assert found == pytest.approx((0.02, 0.02, 0.02, 1e-4))
 
 
-def test_a_metric_that_was_measured_on_nothing_does_not_differ(random_outcomes):
+def test_a_slice_that_no_session_fell_into_does_not_differ(random_outcomes):
     outcomes = random_outcomes(5, seed=1)
     assert paired_difference(outcomes, outcomes, "all_by_length/10_up/next_recall_at_20") == (0, 0, 0, 1)
-    assert paired_difference(outcomes, outcomes, "all/next_mrr_at_20") == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("metric", ["all/coverage_at_20", "all/next_recall_at_21", "recall"])
+def test_what_is_no_mean_over_targets_is_not_compared(metric, random_outcomes):
+    outcomes = random_outcomes(5, seed=1)
+    with pytest.raises(ValueError, match=r"cannot be compared by visitors.* none of next_recall_at_20"):
+        paired_difference(outcomes, outcomes, metric)
+
+
+def test_slices_are_compared_on_their_own_targets(random_outcomes):
+    def with_slice(outcomes: Outcomes, gain: float) -> Outcomes:
+        part = add(outcomes, pl.lit(gain)).rows.head(50).with_columns(protocol=pl.lit("all_by_length/2"))
+        return Outcomes(pl.concat([outcomes.rows, part]), outcomes.metrics)
+
+    base = random_outcomes(200, seed=5)
+    better, worse = with_slice(base, 0.1), with_slice(base, 0.0)
+    assert paired_difference(better, worse, "all_by_length/2/next_recall_at_20")[:3] == pytest.approx((0.1, 0.1, 0.1))
+    assert paired_difference(better, worse, METRIC).value == 0
