@@ -102,11 +102,23 @@ def features(site: Site, store: "Store", day: date) -> dict[str, Any]:
     return counts | {"run_id": tracking.night_run(day).info.run_id}
 
 
-def train(site: Site, store: "Store", day: date, recipe: str) -> dict[str, Any]:
-    """One recipe is trained, tested on the day and registered."""
-    from training.train import train
+class Purpose(StrEnum):
+    """What a recipe is trained for: a tag of its MLflow run."""
 
-    return {"recipe": recipe} | train(site, store, day, recipe)
+    nightly = "nightly"
+    report = "report"
+    tune = "tune"
+
+
+def train(site: Site, store: "Store", day: date, recipe: str, purpose: Purpose = Purpose.nightly) -> dict[str, Any]:
+    """One recipe is trained, tested on the day and registered; to tune it, the day before is held out instead."""
+    from training.train import train
+    from training.tune import tune
+
+    told = {"recipe": recipe, "purpose": purpose.value}
+    if purpose is Purpose.tune:
+        return told | tune(site, store, day, recipe)
+    return told | train(site, store, day, recipe, purpose.value)
 
 
 def promote(site: Site, store: "Store", day: date) -> dict[str, Any]:
@@ -189,11 +201,17 @@ def train_command(
     day: DateOption = "",
     first: FromOption = "",
     last: ToOption = "",
+    purpose: Annotated[
+        Purpose,
+        typer.Option(
+            help="`tune`: learn through the day before yesterday, stop when yesterday gets no better, register nothing."
+        ),
+    ] = Purpose.nightly,
 ) -> None:
     """Train one recipe, test it on the day, register it."""
     the_site = read_site(site)
     for each in read_days(day, first, last):
-        run_train(the_site, each, recipe)
+        run_train(the_site, each, recipe, purpose)
 
 
 def validate_command(
@@ -575,9 +593,10 @@ def run_step(name: str, site: Site, day: date, step: Step, label: str = "") -> N
     write_json(facts | result)
 
 
-def run_train(site: Site, day: date, recipe: str) -> None:
+def run_train(site: Site, day: date, recipe: str, purpose: Purpose = Purpose.nightly) -> None:
     """Train one recipe as a step."""
-    run_step("train", site, day, partial(train, recipe=recipe), label=f"-{recipe}")
+    label = f"-{recipe}" if purpose is Purpose.nightly else f"-{recipe}-{purpose.value}"
+    run_step("train", site, day, partial(train, recipe=recipe, purpose=purpose), label=label)
 
 
 def lock(site: Site, step: str, day: date) -> AbstractContextManager[object]:

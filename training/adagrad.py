@@ -37,21 +37,25 @@ class MomentumAdagrad(Optimizer):
     def move(self, weights: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
         """One step of one tensor."""
         state = self.state[weights]
-        if not state:
-            state["squares"], state["moves"] = torch.zeros_like(weights), torch.zeros_like(weights)
-        if gradient.is_sparse:
-            gradient = gradient.coalesce()  # a row that is used twice moves once, by the sum
-            rows, gradient = gradient.indices()[0], gradient.values()
-            squares, moves = state["squares"][rows], state["moves"][rows]
-            advance(squares, moves, gradient, rate, momentum)
-            state["squares"][rows], state["moves"][rows] = squares, moves
-            weights.index_add_(0, rows, moves)
-        else:
-            advance(state["squares"], state["moves"], gradient, rate, momentum)
-            weights.add_(state["moves"])
+        names = ("squares", "moves") if momentum else ("squares",)
+        for name in names:
+            if name not in state:
+                state[name] = torch.zeros_like(weights)
+        if not gradient.is_sparse:
+            weights.add_(advance([state[name] for name in names], gradient, rate, momentum))
+            return
+        gradient = gradient.coalesce()  # a row that is used twice moves once, by the sum
+        rows, gradient = gradient.indices()[0], gradient.values()
+        past = [state[name].index_select(0, rows) for name in names]
+        weights.index_add_(0, rows, advance(past, gradient, rate, momentum))
+        for name, now in zip(names, past, strict=True):
+            state[name].index_copy_(0, rows, now)
 
 
-def advance(squares: Tensor, moves: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
-    """Take a gradient into the sum of squares and the running move, both in place."""
-    squares.addcmul_(gradient, gradient)
-    moves.mul_(momentum).addcdiv_(gradient, squares.add(EPSILON).sqrt_(), value=-rate)
+def advance(past: list[Tensor], gradient: Tensor, rate: float, momentum: float) -> Tensor:
+    """Take a gradient into the sum of squares and, if there is momentum, into the running move; return the move."""
+    squares = past[0].addcmul_(gradient, gradient)
+    scale = squares.add(EPSILON).sqrt_()
+    if momentum:
+        return past[1].mul_(momentum).addcdiv_(gradient, scale, value=-rate)
+    return gradient.div(scale).mul_(-rate)

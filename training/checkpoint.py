@@ -6,6 +6,7 @@ NIGHTJAR_HOME/checkpoints/SITE/NIGHT/RECIPE-SEED-DIGEST/last.ckpt     until the 
 import hashlib
 import json
 import pickle
+import shutil
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -24,6 +25,11 @@ def checkpoint_folder(site: TrainingSite, night: date, tags: Mapping[str, str], 
     told = json.dumps(dict(tags) | {"vocabulary": vocabulary.digest()}, sort_keys=True)
     digest = hashlib.sha256(told.encode()).hexdigest()[:16]
     return site.home / "checkpoints" / site.name / str(night) / f"{tags['recipe']}-{tags['seed']}-{digest}"
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """What was trained is registered, or told: nothing is left to go on from."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_checkpoint(file: Path, weights: Mapping[str, Tensor]) -> int:

@@ -9,12 +9,12 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
 from features.sequences import Sequences
@@ -29,12 +29,29 @@ from training.objective import NextItem
 from training.recipes import SequenceRecipe
 from training.session_parallel import Step, parallel_steps
 
-CHECKPOINT = "last"
+CHECKPOINT, BEST = "last", "best"
 STEPS_UNREAD = 100  # on an accelerator: reading a loss waits for all that was asked of it before
 
 Losses = dict[str, float]
 Report = Callable[[int, Losses], None]
 """Takes the number of an epoch, from 0, and its mean losses."""
+
+
+class EarlyStop(NamedTuple):
+    """When to stop a training whose epochs are not fixed; its best epoch is kept."""
+
+    measure: Callable[[], Losses]
+    """Metrics of the model as it stands."""
+    metric: str
+    """The one that shall rise."""
+    patience: int
+    """Epochs that may pass without a rise."""
+
+    def callbacks(self, folder: Path) -> list[lightning.Callback]:
+        """Lightning's own means to this end."""
+        best = ModelCheckpoint(folder, BEST, monitor=self.metric, mode="max", enable_version_counter=False)
+        stop = EarlyStopping(self.metric, mode="max", patience=self.patience, check_on_train_epoch_end=True)
+        return [best, stop]
 
 
 class EpochBatches:
@@ -73,13 +90,19 @@ class SessionTraining(lightning.LightningModule):
     """Any SessionModel, next-item loss plus the model's own terms."""
 
     def __init__(
-        self, model: SessionModel, sequences: Sequences, recipe: SequenceRecipe, report: Report | None = None
+        self,
+        model: SessionModel,
+        sequences: Sequences,
+        recipe: SequenceRecipe,
+        report: Report | None = None,
+        stop: EarlyStop | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.sequences = sequences
         self.recipe = recipe
         self.report = report
+        self.stop = stop
         counts_I = np.bincount(sequences.item_codes, minlength=len(model.item_vectors(0)))
         self.next_item = NextItem(recipe, torch.from_numpy(counts_I))
         self.losses: Losses = {}
@@ -141,8 +164,19 @@ class SessionTraining(lightning.LightningModule):
         self.losses = {name: total / max(1, sum(self.num_rows)) for name, total in self.sums.items()}
         epoch, loss = self.current_epoch, self.losses.get("train_loss", math.nan)
         log.info("epoch %d of %d: loss %.4f", epoch + 1, self.trainer.max_epochs, loss)
+        if self.stop is not None:
+            self.losses |= self.measure(self.stop)
         if self.report is not None:
             self.report(epoch, self.losses)
+
+    def measure(self, stop: EarlyStop) -> Losses:
+        """Metrics after the epoch, from the model as it would be used: on the CPU, without dropout."""
+        self.model.cpu().eval()
+        metrics = stop.measure()
+        self.model.to(self.device).train()
+        self.log(stop.metric, metrics[stop.metric])
+        log.info("epoch %d: %s %.4f", self.current_epoch + 1, stop.metric, metrics[stop.metric])
+        return metrics
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The last losses, for a training that has nothing left to do but be registered."""
@@ -194,21 +228,28 @@ def fit(
     epochs: int,
     folder: Path,
     report: Report | None = None,
+    stop: EarlyStop | None = None,
 ) -> Losses:
     """Train `model` in place; return the last epoch's losses. The same seed, model and data give the same weights.
+
+    With `stop`, epochs end when its metric has risen no more; the model is then that of the best epoch, and what is
+    returned are that epoch's losses and metrics, and `best_epoch`, counted from 1.
 
     Goes on from the checkpoint in `folder`, if there is one. Raises ConfigurationError if the loss comes apart, if the
     memory does not suffice, and for a checkpoint that is not this training's.
     """
     quiet_lightning()
     kind = ParallelTraining if recipe.order == "session_parallel" else SessionTraining
-    training = kind(model, sequences, recipe, report)
+    training = kind(model, sequences, recipe, report, stop)
     trainer = lightning.Trainer(
         max_epochs=epochs,
         accelerator="auto",
         devices=1,
         logger=False,
-        callbacks=[ModelCheckpoint(folder, CHECKPOINT, every_n_epochs=1, enable_version_counter=False)],
+        callbacks=[
+            *(stop.callbacks(folder) if stop is not None else []),
+            ModelCheckpoint(folder, CHECKPOINT, every_n_epochs=1, enable_version_counter=False),
+        ],
         enable_progress_bar=False,
         enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,
@@ -218,8 +259,17 @@ def fit(
     model.train()
     with explained(recipe):
         trainer.fit(training, ckpt_path=checkpoint_in(folder, training), weights_only=True)
+    if stop is not None:
+        take_best(training, folder)
     model.cpu().eval()
     return training.losses
+
+
+def take_best(training: SessionTraining, folder: Path) -> None:
+    """Go back to the weights and metrics of the best epoch."""
+    best = torch.load(folder / f"{BEST}.ckpt", weights_only=True, map_location=training.device)
+    training.load_state_dict(best["state_dict"])
+    training.losses = best["losses"] | {"best_epoch": best["epoch"] + 1.0}
 
 
 def checkpoint_in(folder: Path, training: SessionTraining) -> Path | None:

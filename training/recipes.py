@@ -53,6 +53,8 @@ class SequenceRecipe(Section):
     epochs: int = Field(default=5, ge=1)
     refit_epochs: int = Field(default=1, ge=1)
     """Passes of a warm refit."""
+    patience: int = Field(default=2, ge=1)
+    """Of `train --purpose tune`: passes that may go by without a better metric on the held-out day."""
     batch_size: int = Field(default=256, ge=1)
     """Sessions in a batch."""
     optimiser: Literal["adam", "adagrad"] = "adam"

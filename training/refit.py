@@ -4,7 +4,6 @@ Reads   the champion of the night, `sessions` through the day
 Writes  a version with `parent_version`, the alias `serving`
 """
 
-import shutil
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
 from pipeline.terminal import log
 from training.bundle import Bundle, build, recipe_digest
-from training.checkpoint import checkpoint_folder
+from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.models.base import SessionModel
 from training.recipes import SequenceRecipe
 from training.settings import TrainingSite
@@ -61,7 +60,7 @@ def refit(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
         tracking.log_metrics(run_id, {"num_new_items": float(num_new)})
         metrics = losses | {"num_new_items": float(num_new)}
         version = tracking.register(fresh, run_id, {**tags, "night": str(night)})
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_checkpoints(folder)
     serve(tracking, tracking.client.get_model_version(site.name, str(version)), night)
     return {"run_id": run_id, "model_version": version, "parent_version": number(champion), "metrics": metrics}
 

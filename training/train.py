@@ -4,7 +4,6 @@ Reads   `sequences` and `vocabulary` of the night, `sessions` of the day
 Writes  an MLflow run with parameters, losses, metrics and data; a registered version without an alias
 """
 
-import shutil
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -21,7 +20,7 @@ from pipeline.dates import ONE_DAY, day_end
 from pipeline.publish import Store
 from pipeline.terminal import log
 from training.bundle import Bundle, build, describe_recipe, recipe_digest
-from training.checkpoint import checkpoint_folder
+from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.measure import measure_bundle
 from training.models.base import Recommender, SessionModel
 from training.recipes import Recipe, SequenceRecipe, find_recipe
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from training.fit import Losses, Report
 
 
-def train(site: TrainingSite, store: Store, night: date, recipe_name: str) -> dict[str, Any]:
-    """Fit, test and register one recipe; return its run, version and metrics."""
+def train(site: TrainingSite, store: Store, night: date, recipe_name: str, purpose: str = "nightly") -> dict[str, Any]:
+    """Fit, test and register one recipe; return its run, version and metrics. `purpose` is a tag of the run."""
     recipe = find_recipe(recipe_name, site.training)
     vocabulary, rows = read_vocabulary(store, night), read_training_rows(store, night)
     digest = check_features(site, store, night)
@@ -45,6 +44,7 @@ def train(site: TrainingSite, store: Store, night: date, recipe_name: str) -> di
         "seed": str(recipe.seed),
         "data_digest": digest,
         "kind": "train",
+        "purpose": purpose,
     }
     with tracking.run(night, recipe_name, tags) as run_id:
         for name, value in describe_recipe(recipe).items():
@@ -59,7 +59,7 @@ def train(site: TrainingSite, store: Store, night: date, recipe_name: str) -> di
         metrics = measure_bundle(site, store, bundle, night).means()
         tracking.log_metrics(run_id, metrics)
         version = tracking.register(bundle, run_id, {**tags, "night": str(night)})
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_checkpoints(folder)
     return {"run_id": run_id, "model_version": version, "metrics": losses | metrics}
 
 
