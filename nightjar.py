@@ -385,14 +385,15 @@ def read(
     from pipeline.catalogue import latest_items
     from pipeline.privacy import user_id_secret
     from pipeline.publish import open_store
-    from serving_export.reader import read_user, release
+    from serving_export.reader import Recommendations
     from serving_export.recommend import with_titles
 
     the_site = read_site(site)
     store = open_store(the_site, must_exist=True)
     try:
         secret = (user_id_secret(the_site) or b"").decode()
-        facts, rows = release(store.root), read_user(store.root, user, secret)
+        lists = Recommendations(store.root, when_stale="ignore", secret=secret)
+        facts, rows = lists.facts, lists.user(user)
     except LookupError as error:
         raise ConfigurationError(str(error)) from error
     items = with_titles(

@@ -6,6 +6,7 @@ Writes  the item index, `popular_items`, `recommendations` (one commit, made las
 Users that the model cannot serve, and lists that it cannot fill, get popular items, marked `popular` in `source`.
 """
 
+import json
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.tables import ITEMS, sessions_table
 from pipeline.terminal import log, track
 from serving_export.item_index import build_index
 from serving_export.popular import popular_items
+from serving_export.quality import check_release
 from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
 from training.bundle import Bundle
 from training.lists import fill_lists
@@ -41,6 +43,7 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     recommender: Recommender = bundle.recommender
     if isinstance(recommender, SessionModel):
         recommender = build_index(bundle, number(version), store)
+    base = store.version(RECOMMENDATIONS) or 0
     popular = popular_items(site, store, day)
     shown = popular.head(site.export.top_n).with_columns(channel=pl.lit(CHANNEL))
     popular_version = store.replace(POPULAR_ITEMS, shown, {}, {"data_through": day})
@@ -53,6 +56,7 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
         counts["users"] += by_user.height
         counts["users_with_popular_only"] += by_user.filter("is_popular").height
         counts["rows"] += rows.height
+    quality = check_release(site, store, staged, day, has_model=True)
     metadata = {
         "model_version": number(version),
         "run_id": version.run_id,
@@ -62,8 +66,12 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
         "popular_items_version": popular_version,
         "items_version": store.version(ITEMS),
         "sessions_version": store.version(sessions_table(site.source.context)),
+        "users": counts["users"],
+        "rows": counts["rows"],
+        "quality": json.dumps(quality),
+        "metrics": json.dumps(champion_metrics(tracking, version)),
     }
-    table_version = store.commit(RECOMMENDATIONS, staged, {"user_bucket": list(range(site.buckets))}, metadata)
+    table_version = store.commit(RECOMMENDATIONS, staged, {"user_bucket": list(range(site.buckets))}, metadata, base)
     log.info("exported %d users, %d rows", counts["users"], counts["rows"])
     return {**counts, "model_version": number(version), "table_version": table_version}
 
@@ -78,6 +86,16 @@ def served_version(tracking: Tracking, day: date) -> ModelVersion:
             "Run `nightjar train`, `nightjar promote` and `nightjar refit` first"
         )
     return max(fitting, key=lambda v: (data_through(v), v.tags["night"], number(v)))
+
+
+def champion_metrics(tracking: Tracking, version: ModelVersion) -> dict[str, float]:
+    """What the served model, or the one that it is a refit of, was measured to do."""
+    parent = version.tags.get("parent_version")
+    trained = tracking.client.get_model_version(version.name, parent) if parent else version
+    found = tracking.client.get_run(trained.run_id).data.metrics
+    k = max(tracking.site.training.metric_ks)
+    told = (tracking.site.training.champion_metric, f"all/next_recall_at_{k}", f"list/any_recall_at_{k}")
+    return {name: round(found[name], 6) for name in dict.fromkeys(told) if name in found}
 
 
 def lists_of_bucket(

@@ -1,51 +1,156 @@
 """Read the exported tables; for downstream jobs. Needs polars, pyarrow and deltalake, and nothing else of nightjar.
 
-from serving_export.reader import read_user, release
-read_user("store/demo", "u00042")
+    from serving_export.reader import Recommendations
+    lists = Recommendations("home/store/demo")
+    lists.user("u00042")
 
-A store of hashed user ids is asked with an id of the log, too; the secret is given, or NIGHTJAR_USER_ID_SECRET has it.
+An object stands for one release: whatever is published later, all its answers belong together. A store of hashed user
+ids is asked with ids of the log, too; the secret is given, or NIGHTJAR_USER_ID_SECRET has it.
 """
 
 import hashlib
 import hmac
+import json
 import os
+import warnings
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
+import pyarrow.dataset
+import pyarrow.fs
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
 
-METADATA = ("model_version", "run_id", "data_through", "generated_at", "valid_until")
+RECOMMENDATIONS = "recommendations"
+SHOWN = ("model_version", "run_id", "data_through", "generated_at", "valid_until")
+"""Facts of a release that stand beside its rows."""
+COMPANIONS = ("popular_items_version", "related_items_version", "triggers_version", "items_version", "sessions_version")
+IN_JSON = ("quality", "metrics")
+IS_RELEASE = "valid_until"
+"""Metadata that every commit of a release has, and no other commit."""
 SECRET_FROM = "NIGHTJAR_USER_ID_SECRET"
 SECRET_CONSTANT = b"nightjar user id secret"
-COMPANIONS = ("popular_items_version", "items_version", "sessions_version")
+ITEM = ("item_id", "score", "source", "because")
+WhenStale = Literal["warn", "raise", "ignore"]
 
 
-def release(store: str) -> dict[str, Any]:
-    """What the newest release was made from, and whether it has expired. Raises LookupError if there is none."""
-    return facts_of(recommendations(store))
+class StaleError(LookupError):
+    """The release is past its `valid_until`."""
 
 
-def read_user(store: str, user_id: str, secret: str | None = None) -> pl.DataFrame:
-    """A user's lists, best first, with the release's facts as columns; no rows for an unknown user.
+class StaleWarning(UserWarning):
+    """The release is past its `valid_until`."""
 
-    Raises LookupError for a store that holds no release, or hashed user ids under another secret.
+
+class Recommendations:
+    """The lists of one release: the newest, or that of a version of the table.
+
+    Raises LookupError where there is no release, or none of that version any more; StaleError for one that is past
+    its `valid_until` if `when_stale` is `raise`.
     """
-    table = recommendations(store)
-    facts = facts_of(table)
-    owner = site_of(store)
-    listed = known_as(store, user_id, owner.get("user_id_secret"), secret or os.environ.get(SECRET_FROM, ""))
-    rows = pl.scan_delta(table.table_uri, version=table.version()).filter(
-        pl.col("user_bucket") == bucket_of(listed, int(owner["buckets"])), pl.col("user_id") == listed
-    )
-    told = {name: pl.lit(facts[name]) for name in METADATA}
-    return rows.sort("channel", "rank").drop("user_bucket").with_columns(**told).collect()
+
+    def __init__(
+        self, store: str, version: int | None = None, *, when_stale: WhenStale = "warn", secret: str | None = None
+    ) -> None:
+        self.store = store.rstrip("/")
+        self.table = open_table(self.store, version)
+        self.facts = facts_of(self.table)
+        self.site = pl.read_delta(f"{self.store}/site").row(0, named=True)
+        self.secret = secret or os.environ.get(SECRET_FROM, "")
+        tell_stale(f"{self.store}/{RECOMMENDATIONS}", self.facts, when_stale)
+
+    def rows(self) -> pl.LazyFrame:
+        """All rows with the release's facts as columns; in the order of the files: user_id, channel, rank."""
+        lists = pl.scan_delta(self.table).drop("user_bucket")
+        return lists.with_columns(**{name: pl.lit(self.facts[name]) for name in SHOWN})
+
+    def channel(self, name: str) -> pl.LazyFrame:
+        """All rows of a channel. Raises LookupError for one that the release does not have."""
+        known = self.facts["quality"] or {name: None}
+        if name not in known:
+            raise LookupError(
+                f"{self.store} has no lists for the channel {name!r}; there are {', '.join(sorted(known))}"
+            )
+        return self.rows().filter(pl.col("channel") == name)
+
+    def user(self, user_id: str) -> pl.DataFrame:
+        """A user's lists, best first; no rows for a user who has none."""
+        return self.users([user_id])
+
+    def users(self, user_ids: Iterable[str]) -> pl.DataFrame:
+        """The lists of some users, each best first."""
+        listed = [self.known_as(user) for user in user_ids]
+        buckets = sorted({bucket_of(user, int(self.site["buckets"])) for user in listed})
+        here = pl.scan_delta(self.table).filter(pl.col("user_bucket").is_in(buckets), pl.col("user_id").is_in(listed))
+        told = {name: pl.lit(self.facts[name]) for name in SHOWN}
+        return here.drop("user_bucket").with_columns(**told).sort("user_id", "channel", "rank").collect()
+
+    def popular(self, channel: str) -> pl.DataFrame:
+        """What to show in a channel to someone without a list: rows of `popular_items` as of this release."""
+        version = int(self.facts["popular_items_version"])
+        return (
+            pl.scan_delta(f"{self.store}/popular_items", version=version).filter(pl.col("channel") == channel).collect()
+        )
+
+    def dataset(self) -> pyarrow.dataset.Dataset:
+        """The rows as a pyarrow dataset, as DuckDB and pandas take it; with `user_bucket`, which prunes files."""
+        return self.table.to_pyarrow_dataset()
+
+    def known_as(self, user_id: str) -> str:
+        """A user id of the log as the tables know it: the rule of pipeline.privacy, with the standard library alone."""
+        if self.site["user_id_secret"] is None:
+            return user_id
+        key = self.secret.encode()
+        if hmac.digest(key, SECRET_CONSTANT, "sha256").hex() != self.site["user_id_secret"]:
+            what = "another secret was given" if self.secret else "no secret was given"
+            raise LookupError(
+                f"{self.store} holds hashed user ids and {what}. Set {SECRET_FROM} to the one that the site's steps "
+                "use, or pass `secret`"
+            )
+        return hmac.digest(key, user_id.strip().encode(), "sha256").hex()
+
+
+def nested(rows: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
+    """Rows of lists as one row a user and channel: user_id, channel, session_id, and `items`, best first."""
+    ordered = rows.lazy().sort("user_id", "channel", "rank")
+    lists = ordered.group_by("user_id", "channel", maintain_order=True)
+    return lists.agg(pl.col("session_id").first(), items=pl.struct(*ITEM))
+
+
+def open_table(store: str, version: int | None = None) -> DeltaTable:
+    """The table of lists, at its newest or a given version."""
+    uri = f"{store}/{RECOMMENDATIONS}"
+    if not DeltaTable.is_deltatable(uri):
+        raise LookupError(f"nothing was exported to {store} yet. Run `nightjar export` first")
+    try:
+        table = DeltaTable(uri, version=version)
+    except (DeltaError, TableNotFoundError) as error:
+        raise LookupError(
+            f"{uri} has no version {version} (any more): {' '.join(str(error).split())}. `nightjar history` lists "
+            "those that it has"
+        ) from error
+    if version is not None and not is_whole(table):
+        raise LookupError(
+            f"files of version {version} of {uri} were vacuumed away. `nightjar history` lists those that are there"
+        )
+    return table
+
+
+def is_whole(table: DeltaTable) -> bool:
+    """Whether all files of a version are still there."""
+    paths = pl.DataFrame(table.get_add_actions(flatten=True))["path"].to_list()
+    files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(table.table_uri)).get_file_info(paths)
+    return all(file.type == pyarrow.fs.FileType.File for file in files)
 
 
 def facts_of(table: DeltaTable) -> dict[str, Any]:
     """The metadata of the release that a table shows."""
     commit = release_commit(table)
-    facts = {name: commit.get(name) for name in (*METADATA, *COMPANIONS)}
+    facts = {name: commit.get(name) for name in (*SHOWN, *COMPANIONS, "users", "rows", *IN_JSON)}
+    facts |= {name: json.loads(commit[name]) for name in IN_JSON if name in commit}
     facts["table_version"] = table.version()
     facts["is_expired"] = datetime.now(UTC) > datetime.fromisoformat(str(facts["valid_until"]))
     return facts
@@ -53,42 +158,39 @@ def facts_of(table: DeltaTable) -> dict[str, Any]:
 
 def release_commit(table: DeltaTable) -> dict[str, Any]:
     """The commit that made the rows: not a vacuum or the like after it; after a restore, the one it went back to."""
-    commits = {commit["version"]: commit for commit in table.history()}
-    version = table.version()
-    while version in commits and "model_version" not in commits[version]:
-        restored = commits[version].get("operationParameters", {}).get("version")
-        is_restore = commits[version].get("operation") == "RESTORE" and restored is not None
-        version = int(restored) if is_restore else version - 1
-    if version not in commits:
+    commits = commits_of(table.table_uri)
+    version = source_of(commits, table.version())
+    if version is None:
         raise LookupError(f"{table.table_uri} holds no release of nightjar. Run `nightjar export` first")
     return commits[version]
 
 
-def recommendations(store: str) -> DeltaTable:
-    """The table of lists."""
-    uri = f"{store.rstrip('/')}/recommendations"
-    if not DeltaTable.is_deltatable(uri):
-        raise LookupError(f"nothing was exported to {store} yet. Run `nightjar export` first")
-    return DeltaTable(uri)
+def commits_of(uri: str) -> dict[int, dict[str, Any]]:
+    """The commits of a table by version, as far as its log reaches back."""
+    newest = DeltaTable(uri)  # an earlier version of it would give every commit a wrong number
+    return {commit["version"]: commit for commit in newest.history()}
 
 
-def site_of(store: str) -> dict[str, Any]:
-    """Whose store it is: name, buckets, and by what a secret is known again."""
-    return pl.read_delta(f"{store.rstrip('/')}/site").row(0, named=True)
+def source_of(commits: dict[int, dict[str, Any]], version: int) -> int | None:
+    """The version whose commit made the rows of a version; None where the log does not reach back to it."""
+    while version in commits and IS_RELEASE not in commits[version]:
+        restored = commits[version].get("operationParameters", {}).get("version")
+        is_restore = commits[version].get("operation") == "RESTORE" and restored is not None
+        version = int(restored) if is_restore else version - 1
+    return version if version in commits else None
 
 
-def known_as(store: str, user_id: str, secret_digest: str | None, secret: str) -> str:
-    """A user id of the log as the tables know it: the rule of pipeline.privacy, with the standard library alone."""
-    if secret_digest is None:
-        return user_id
-    key = secret.encode()
-    if hmac.digest(key, SECRET_CONSTANT, "sha256").hex() != secret_digest:
-        what = "another secret was given" if secret else "no secret was given"
-        raise LookupError(
-            f"{store} holds hashed user ids and {what}. Set {SECRET_FROM} to the one that the site's steps use, "
-            "or pass `secret`"
-        )
-    return hmac.digest(key, user_id.strip().encode(), "sha256").hex()
+def tell_stale(uri: str, facts: dict[str, Any], when_stale: WhenStale) -> None:
+    """Warn or raise if a release is past its time."""
+    if not facts["is_expired"] or when_stale == "ignore":
+        return
+    told = (
+        f"the lists in {uri} were good until {facts['valid_until']}: made {facts['generated_at']} from data through "
+        f"{facts['data_through']}"
+    )
+    if when_stale == "raise":
+        raise StaleError(f"{told}. Is the night late? See `nightjar history`")
+    warnings.warn(told, StaleWarning, stacklevel=3)
 
 
 def bucket_of(user_id: str, buckets: int) -> int:

@@ -59,3 +59,19 @@ TRIGGERS = Table(
     ("user_bucket",),
     ("user_id", "trigger", "rank"),
 )
+
+LIST_CHECKS = Table(
+    "list_checks",
+    "one row per day, channel and rule that its lists were held to before they were published",
+    {
+        "data_through": pl.Date,
+        "channel": pl.String,
+        "rule": pl.String,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "held": pl.Boolean,
+    },
+    ("data_through",),
+    ("channel", "rule"),
+)

@@ -8,7 +8,9 @@ import pytest
 from features.tables import SEQUENCES, VOCABULARY
 from pipeline import tables
 from pipeline.settings import REASONS
-from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, TRIGGERS
+from serving_export.quality import RULES
+from serving_export.tables import LIST_CHECKS, POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, TRIGGERS
+from training.settings import Checks
 
 ROOT = Path(__file__).parent.parent
 DECLARED = [
@@ -27,6 +29,7 @@ DECLARED = [
     RELATED_ITEMS,
     POPULAR_ITEMS,
     TRIGGERS,
+    LIST_CHECKS,
 ]
 
 
@@ -39,9 +42,28 @@ def test_every_table_and_column_is_described(table):
     assert [name for name in table.columns if not re.search(rf"\b{name}\b", described)] == []
 
 
+def test_readers_are_told_the_types_and_sources_of_recommendations():
+    text = (ROOT / "docs" / "tables.md").read_text()
+    described = text[text.index("**`recommendations`**") : text.index("**`related_items`**")]
+    told = dict(re.findall(r"^\| (\w+) \| (\w+) \|", described, re.MULTILINE))
+    assert told == {"column": "type"} | {name: str(kind) for name, kind in RECOMMENDATIONS.columns.items()}
+    assert {"rule", "model", "popular"} <= set(re.findall(r"`(\w+)`", described))
+
+
 def test_every_reason_to_reject_is_described():
     told = (ROOT / "docs" / "tables.md").read_text()
     assert [reason for reason in REASONS if f"| {reason} |" not in told] == []
+
+
+def test_every_rule_of_list_qa_is_described_with_its_limit():
+    told = (ROOT / "docs" / "list-qa.md").read_text()
+    assert [rule for rule in RULES if f"| {rule} |" not in told] == []
+    limits = Checks().model_dump()
+    assert [
+        f"{rule} {limit}"
+        for rule, limit in limits.items()
+        if not re.search(rf"\| {rule} \|.*\| [^|]*\b{limit}\b", told)
+    ] == []
 
 
 def test_links_between_pages_lead_somewhere():

@@ -14,7 +14,7 @@ from pipeline.days import stale_verdicts
 from pipeline.privacy import known_as
 from pipeline.tables import DAYS as DAYS_TABLE
 from pipeline.tables import ITEMS, REJECTED, events_table, sessions_table
-from serving_export.reader import read_user
+from serving_export.reader import Recommendations
 from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
 
 TABLES = [
@@ -106,7 +106,7 @@ def test_no_file_of_a_site_that_hashes_user_ids_holds_one(whole_way, command, se
     code, out, err = command(shop.home, "read", "--site", shop.file, "--user", planted, "--json")
     assert (code, err) == (0, "")
     assert len(json.loads(out)["items"]) == 10, "who asks with the id of the log is understood"
-    assert [read_user(shop.store.root, user).height for user in (planted, hashed)] == [10, 0]
+    assert [Recommendations(shop.store.root).user(user).height for user in (planted, hashed)] == [10, 0]
 
 
 def test_running_it_all_again_gives_the_same_tables(whole_way, command, secret, without_great_expectations):

@@ -62,6 +62,17 @@ class Input(Section):
     last_events: int = Field(default=50, ge=1)
 
 
+class Checks(Section):
+    """Limits of the rules that lists are held to before they are published (docs/list-qa.md)."""
+
+    fallback_share: float = Field(default=0.5, ge=0, le=1)
+    """Largest share of a channel's rows that may be popular items, where a model serves."""
+    coverage_kept: float = Field(default=0.5, ge=0)
+    """Smallest number of different items in a channel, over that of the last release."""
+    evenness_kept: float = Field(default=0.5, ge=0)
+    """Smallest 1 - Gini of how often a channel lists its items, over that of the last release."""
+
+
 class Export(Section):
     """The exported list; training needs it to measure the list that would be published."""
 
@@ -70,6 +81,11 @@ class Export(Section):
     """Users with an event in this time get a list."""
     input: Input = Input()
     seen: Seen = Seen()
+    checks: Checks = Checks()
+
+    def all_channels(self) -> dict[str, "Export"]:
+        """Every channel by name."""
+        return {"home": self}
 
 
 class TrainingSite(FeaturesSite):

@@ -5,7 +5,7 @@ import shutil
 import polars as pl
 import pytest
 
-from serving_export.reader import read_user, release
+from serving_export.reader import Recommendations
 from training.tracking import Tracking
 
 pytestmark = pytest.mark.slow  # each of nine commands imports what it needs anew: a minute in all
@@ -34,7 +34,7 @@ def night(in_airflow, airflow_home, shop, tmp_path_factory):
 def test_a_night_of_real_commands_ends_in_a_release(night, shop):
     assert night["keyed"]["state"] == "success"
     assert sorted(night["keyed"]["labels"]) == sorted(RECIPES)
-    facts = release(shop.store.root)
+    facts = Recommendations(shop.store.root).facts
     assert facts["data_through"] == str(shop.days[3])
     assert facts["table_version"] == night["keyed"]["export"]["table_version"]
 
@@ -43,13 +43,13 @@ def test_the_release_was_made_by_the_champions_refit(night, shop):
     tracking = Tracking(shop.site)
     serving = tracking.by_alias("serving")
     assert serving.tags["parent_version"] == str(tracking.champion().version)
-    assert release(shop.store.root)["model_version"] == str(serving.version)
+    assert Recommendations(shop.store.root).facts["model_version"] == str(serving.version)
 
 
 def test_everyone_who_was_active_has_a_list(night, shop):
     users = pl.read_delta(f"{shop.store.root}/recommendations")["user_id"].unique()
     assert len(users) == night["keyed"]["export"]["users"] > 100
-    ranks = read_user(shop.store.root, users[0])["rank"].to_list()
+    ranks = Recommendations(shop.store.root).user(users[0])["rank"].to_list()
     assert ranks == list(range(1, shop.site.export.top_n + 1))
 
 

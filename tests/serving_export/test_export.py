@@ -10,7 +10,7 @@ from pipeline.tables import ITEMS, events_table, sessions_table
 from serving_export import export as exporting
 from serving_export.export import export, fill_up
 from serving_export.popular import popular_items
-from serving_export.reader import read_user, release
+from serving_export.reader import Recommendations
 from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
 from training.settings import TrainingSite
 
@@ -63,7 +63,7 @@ def test_one_release_is_one_commit_and_the_reader_tells_its_facts(served_shop, n
     store = served_shop.store
     table = DeltaTable(store.table_uri("recommendations"))
     assert table.version() == 2, "made empty, then two nights"
-    facts = release(store.root)
+    facts = Recommendations(store.root).facts
     assert facts["data_through"] == str(night)
     assert facts["valid_until"] == str(datetime(2026, 3, 7, tzinfo=UTC).isoformat())
     assert facts["table_version"] == 2
@@ -78,19 +78,14 @@ def test_one_release_is_one_commit_and_the_reader_tells_its_facts(served_shop, n
 
 def test_a_user_is_read_with_the_facts_as_columns(served_shop, lists):
     user = lists["user_id"][0]
-    rows = read_user(served_shop.store.root, user)
+    rows = Recommendations(served_shop.store.root).user(user)
     assert rows["rank"].to_list() == list(range(1, 11))
     ours = lists.filter(pl.col("user_id") == user).sort("rank")
     assert rows["item_id"].to_list() == ours["item_id"].to_list()
     assert set(rows["data_through"]) == {"2026-03-05"}
     assert rows["valid_until"][0] == "2026-03-07T00:00:00+00:00"
-    assert read_user(served_shop.store.root, "nobody").is_empty()
-    assert read_user(served_shop.store.root, "x' OR 1=1").is_empty()
-
-
-def test_a_store_without_lists_says_so(loaded_shop):
-    with pytest.raises(LookupError, match="nothing was exported"):
-        release(loaded_shop.store.root)
+    assert Recommendations(served_shop.store.root).user("nobody").is_empty()
+    assert Recommendations(served_shop.store.root).user("x' OR 1=1").is_empty()
 
 
 def test_popular_items_are_ranked_by_recent_events(served_shop, night):
@@ -115,7 +110,7 @@ def test_later_days_in_the_store_change_nothing(released):
 
 
 def test_a_killed_export_leaves_the_release_before_readable(released, monkeypatch):
-    facts, lists = release(released.store.root), released.store.scan(RECOMMENDATIONS).collect()
+    facts, lists = Recommendations(released.store.root).facts, released.store.scan(RECOMMENDATIONS).collect()
     of_bucket, calls = exporting.lists_of_bucket, []
 
     def die(*arguments):
@@ -127,11 +122,11 @@ def test_a_killed_export_leaves_the_release_before_readable(released, monkeypatc
     monkeypatch.setattr(exporting, "lists_of_bucket", die)
     with pytest.raises(KeyboardInterrupt):
         export(released.site, released.store, released.days[4])
-    assert release(released.store.root) == facts
+    assert Recommendations(released.store.root).facts == facts
     assert released.store.scan(RECOMMENDATIONS).collect().equals(lists)
     monkeypatch.undo()
     export(released.site, released.store, released.days[4])
-    assert release(released.store.root)["data_through"] == str(released.days[4])
+    assert Recommendations(released.store.root).facts["data_through"] == str(released.days[4])
 
 
 def test_exporting_again_gives_the_same_rows(released):
@@ -221,7 +216,7 @@ def test_a_site_without_user_ids_exports_lists_of_visitors(released):
     lists = released.store.scan(RECOMMENDATIONS).collect()
     assert set(lists["user_id"]) == set(events["visitor"])
     assert lists.group_by("user_id").len()["len"].unique().to_list() == [10]
-    assert read_user(released.store.root, anonymous[0]).height == 10
+    assert Recommendations(released.store.root).user(anonymous[0]).height == 10
 
 
 def test_a_day_that_failed_is_not_exported(released, judge):
@@ -242,22 +237,22 @@ def two_releases(tmp_path, served_shop, write_site):
 
 
 def test_an_old_day_is_exported_with_the_model_of_that_day(two_releases):
-    newer = release(two_releases.store.root)
+    newer = Recommendations(two_releases.store.root).facts
     export(two_releases.site, two_releases.store, two_releases.days[3])
-    older = release(two_releases.store.root)
+    older = Recommendations(two_releases.store.root).facts
     assert int(older["model_version"]) < int(newer["model_version"])
     assert older["data_through"] == "2026-03-04"
 
 
 def test_after_a_restore_or_a_vacuum_the_facts_are_those_of_the_rows(two_releases):
     store = two_releases.store
-    second = release(store.root)
+    second = Recommendations(store.root).facts
     DeltaTable(store.table_uri("recommendations")).vacuum(dry_run=False)
-    assert {**release(store.root), "table_version": 0} == {**second, "table_version": 0}
+    assert {**Recommendations(store.root).facts, "table_version": 0} == {**second, "table_version": 0}
     DeltaTable(store.table_uri("recommendations")).restore(1)
-    restored = release(store.root)
+    restored = Recommendations(store.root).facts
     assert restored["data_through"] == "2026-03-04"
     assert int(restored["model_version"]) < int(second["model_version"])
     assert restored["table_version"] > second["table_version"]
     user = store.scan(RECOMMENDATIONS).select("user_id").collect()["user_id"][0]
-    assert set(read_user(store.root, user)["data_through"]) == {"2026-03-04"}
+    assert set(Recommendations(store.root).user(user)["data_through"]) == {"2026-03-04"}
