@@ -199,4 +199,5 @@ def test_steps_name_versions_by_number(popular_shop):
     assert versions == [1, 1, 2, 2]
     assert {type(version) for version in [*versions, told["refit"]["parent_version"]]} == {int}
     assert told["promote"]["metrics"]["all/next_mrr_at_20"] > 0
+    assert told["promote"]["metrics"]["order/p_value"] == 1, "popularity does not look at order"
     assert told["features"]["run_id"] == told["promote"]["run_id"]
