@@ -75,27 +75,57 @@ def gather(sequences: Sequences, sessions: Integers) -> Batch:
 
 
 def plan_batches(
-    num_sessions: int, batch_size: int, order: Order, *, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+    lengths: Integers,
+    batch_size: int,
+    order: Order,
+    *,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    batch_events: int = 0,
 ) -> list[Integers]:
     """Session numbers of each batch of an epoch, for one rank: a pure function.
 
-    Over all ranks every session comes once; every rank has equally many batches, none of them empty.
+    `lengths` (S) are the sessions' events. A batch holds at most `batch_size` sessions and, unless it is 0, about
+    `batch_events` events: at most so many on one device, but for a longer session, which goes alone. Batches carry no
+    padding, so the bound is one of memory, whatever the lengths; shuffled sessions are then put with others of like
+    length, which spares models that pad. Over all ranks every session comes once; every rank has equally many
+    batches, none of them empty.
     """
+    num_sessions = len(lengths)
     if num_sessions == 0:
         return []
-    sessions = np.arange(num_sessions)
-    if order == "shuffled":
-        sessions = np.random.default_rng((seed, epoch)).permutation(num_sessions)
     if num_sessions < world_size:
         raise ValueError(f"{num_sessions} sessions cannot keep {world_size} devices busy; train on fewer devices")
-    step = batch_size * world_size
-    steps = [sessions[start : start + step] for start in range(0, num_sessions, step)]
+    sessions, random = np.arange(num_sessions), np.random.default_rng((seed, epoch))
+    if order == "shuffled":
+        sessions = random.permutation(num_sessions)
+        if batch_events:
+            sessions = sessions[lengths[sessions].argsort(kind="stable")]
+    cuts = cut(lengths[sessions], batch_size * world_size, batch_events * world_size, world_size)
+    steps = np.split(sessions, cuts)
     if len(steps[-1]) < world_size:  # too few for a batch on every rank: they join the step before
         steps[-2:] = [np.concatenate(steps[-2:])]
+    if order == "shuffled" and batch_events:
+        steps = [steps[number] for number in random.permutation(len(steps))]
     return [np.array_split(part, world_size)[rank] for part in steps]
+
+
+def cut(lengths: Integers, most_sessions: int, most_events: int, fewest_sessions: int) -> list[int]:
+    """Where to cut sessions in a row into batches; `most_events` of 0 is no bound."""
+    if not most_events:
+        return list(range(most_sessions, len(lengths), most_sessions))
+    ends = np.cumsum(lengths)
+    cuts = [0]
+    while cuts[-1] < len(lengths):
+        start = cuts[-1]
+        within = int(np.searchsorted(ends, ends[start] - lengths[start] + most_events, side="right"))
+        cuts.append(max(start + fewest_sessions, min(within, start + most_sessions)))
+    return cuts[1:-1]
 
 
 def all_batches(sequences: Sequences, batch_size: int) -> Iterator[tuple[Integers, Batch]]:
     """All sessions in order, with their numbers, for evaluation."""
-    for sessions in plan_batches(sequences.num_sessions, batch_size, "chronological", seed=0, epoch=0):
+    for sessions in plan_batches(sequences.lengths, batch_size, "chronological", seed=0, epoch=0):
         yield sessions, gather(sequences, sessions)

@@ -42,5 +42,6 @@ def explained(recipe: SequenceRecipe) -> Iterator[None]:
 
 def bounds(recipe: SequenceRecipe) -> list[str]:
     """The fields that bound the memory of a step, the strongest first, with their values."""
+    batches = ["batch_size"] + (["batch_events"] if recipe.order != "session_parallel" else [])
     scores = "num_negatives" if recipe.num_negatives else "score_memory_mb"
-    return [f"{name} (now {getattr(recipe, name)})" for name in (scores, "batch_size", "hidden_size")]
+    return [f"{name} (now {getattr(recipe, name)})" for name in (scores, *batches, "hidden_size")]

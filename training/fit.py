@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
 from features.sequences import Sequences
+from pipeline.errors import ContractError
 from pipeline.terminal import log
 from training.adagrad import MomentumAdagrad
 from training.batch import Batch, gather, plan_batches
@@ -60,13 +61,14 @@ class EpochBatches:
     def __init__(self, sequences: Sequences, recipe: SequenceRecipe, epoch: int, rank: int, world_size: int) -> None:
         self.sequences = sequences
         self.plan = plan_batches(
-            sequences.num_sessions,
+            sequences.lengths,
             recipe.batch_size,
             "shuffled" if recipe.order == "shuffled" else "chronological",
             seed=recipe.seed,
             epoch=epoch,
             rank=rank,
             world_size=world_size,
+            batch_events=recipe.batch_events,
         )
 
     def __len__(self) -> int:
@@ -238,6 +240,11 @@ def fit(
     Goes on from the checkpoint in `folder`, if there is one. Raises ConfigurationError if the loss comes apart, if the
     memory does not suffice, and for a checkpoint that is not this training's.
     """
+    if not len(sequences.at_least(2).item_codes):
+        raise ContractError(
+            "there is nothing to train on: no session of the window holds two items that are in the vocabulary. Lower "
+            "window.min_item_count or lengthen window.length"
+        )
     quiet_lightning()
     kind = ParallelTraining if recipe.order == "session_parallel" else SessionTraining
     training = kind(model, sequences, recipe, report, stop)

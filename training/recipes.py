@@ -56,13 +56,15 @@ class SequenceRecipe(Section):
     patience: int = Field(default=2, ge=1)
     """Of `train --purpose tune`: passes that may go by without a better metric on the held-out day."""
     batch_size: int = Field(default=256, ge=1)
-    """Sessions in a batch."""
+    """Sessions in a batch; of session_parallel, side by side."""
+    batch_events: int = Field(default=0, ge=0)
+    """Events in a batch at most, beside batch_size; 0: no such bound. Shuffled sessions go with others as long."""
     optimiser: Literal["adam", "adagrad"] = "adam"
     """`adagrad` moves only the item rows of a step, where items are drawn."""
     learning_rate: float = Field(default=2e-3, gt=0)
     momentum: float = Field(default=0, ge=0, lt=1)
     """Of adagrad."""
-    seed: int = 1
+    seed: int = Field(default=1, ge=0)
 
     @model_validator(mode="after")
     def parts_fit_together(self) -> Self:
@@ -113,6 +115,10 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
         (
             is_set("momentum") and recipe.optimiser != "adagrad",
             f"momentum belongs to optimiser adagrad, but optimiser is {recipe.optimiser}; leave it out",
+        ),
+        (
+            recipe.order == "session_parallel" and is_set("batch_events"),
+            "batch_events bounds batches of whole sessions; of order session_parallel batch_size is the bound",
         ),
         (
             recipe.order == "session_parallel" and recipe.encoder not in CARRYING,

@@ -49,7 +49,9 @@ def test_moving_a_batch_keeps_all_of_it():
 @pytest.mark.parametrize("num_sessions", [3, 8, 9, 10, 13, 25])
 def test_every_session_comes_once_and_every_rank_has_equal_steps(order, world_size, batch_size, num_sessions):
     plans = [
-        plan_batches(num_sessions, batch_size, order, seed=1, epoch=2, rank=rank, world_size=world_size)
+        plan_batches(
+            np.ones(num_sessions, dtype=np.int64), batch_size, order, seed=1, epoch=2, rank=rank, world_size=world_size
+        )
         for rank in range(world_size)
     ]
     assert len({len(plan) for plan in plans}) == 1
@@ -59,13 +61,13 @@ def test_every_session_comes_once_and_every_rank_has_equal_steps(order, world_si
 
 
 def test_one_rank_fills_every_batch_but_the_last():
-    sizes = [len(part) for part in plan_batches(10, 4, "chronological", seed=1, epoch=0)]
+    sizes = [len(part) for part in plan_batches(np.full(10, 2), 4, "chronological", seed=1, epoch=0)]
     assert sizes == [4, 4, 2]
 
 
 def test_a_plan_is_a_function_of_seed_and_epoch():
     def plan(seed: int, epoch: int) -> list[list[int]]:
-        return [part.tolist() for part in plan_batches(20, 6, "shuffled", seed=seed, epoch=epoch)]
+        return [part.tolist() for part in plan_batches(np.full(20, 2), 6, "shuffled", seed=seed, epoch=epoch)]
 
     assert plan(1, 0) == plan(1, 0)
     assert plan(1, 0) != plan(1, 1)
@@ -73,12 +75,46 @@ def test_a_plan_is_a_function_of_seed_and_epoch():
 
 
 def test_chronological_order_is_the_order_of_sessions():
-    parts = plan_batches(7, 3, "chronological", seed=9, epoch=9)
+    parts = plan_batches(np.full(7, 2), 3, "chronological", seed=9, epoch=9)
     assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_no_sessions_make_no_batches_and_too_few_for_the_devices_are_refused():
-    assert plan_batches(0, 4, "shuffled", seed=1, epoch=0) == []
+    assert plan_batches(np.full(0, 2), 4, "shuffled", seed=1, epoch=0) == []
     assert list(all_batches(SEQUENCES.at_least(9), 4)) == []
     with pytest.raises(ValueError, match="2 sessions cannot keep 3 devices busy"):
-        plan_batches(2, 4, "shuffled", seed=1, epoch=0, rank=0, world_size=3)
+        plan_batches(np.full(2, 2), 4, "shuffled", seed=1, epoch=0, rank=0, world_size=3)
+
+
+@pytest.mark.parametrize("order", ["chronological", "shuffled"])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_budget_of_events_bounds_batches_and_a_long_session_goes_alone(order, world_size):
+    lengths = np.random.default_rng(3).geometric(0.3, 200)
+    lengths[[7, 150]] = 400
+    plans = [
+        plan_batches(lengths, 16, order, seed=1, epoch=0, rank=rank, world_size=world_size, batch_events=40)
+        for rank in range(world_size)
+    ]
+    batches = [part for plan in plans for part in plan]
+    assert sorted(np.concatenate(batches).tolist()) == list(range(200))
+    assert len({len(plan) for plan in plans}) == 1
+    assert all(1 <= len(part) <= 16 for part in batches)
+    if world_size == 1:
+        assert all(lengths[part].sum() <= 40 or len(part) == 1 for part in batches)
+        assert len(batches) < 2 * lengths.clip(max=40).sum() / 40, "batches are not filled"
+    if order == "chronological" and world_size == 1:
+        assert np.concatenate(batches).tolist() == list(range(200))
+
+
+def test_shuffled_sessions_under_a_budget_go_with_others_as_long():
+    lengths = np.random.default_rng(3).geometric(0.2, 500)
+
+    def plan(epoch: int) -> list[list[int]]:
+        parts = plan_batches(lengths, 99, "shuffled", seed=1, epoch=epoch, batch_events=60)
+        return [part.tolist() for part in parts]
+
+    assert max(np.ptp(lengths[part]) for part in plan(0) if lengths[part].max() < 12) <= 1
+    assert plan(0) == plan(0)
+    assert plan(0) != plan(1)
+    means = [lengths[part].mean() for part in plan(0)]
+    assert means != sorted(means), "short sessions always come first"

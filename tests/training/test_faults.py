@@ -44,9 +44,9 @@ def test_a_loss_or_weight_that_is_no_number_stops_the_training_at_its_step(batch
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
             {"num_negatives": 7},
-            "num_negatives (now 7), batch_size (now 8)",
+            "num_negatives (now 7), batch_size (now 8), batch_events (now 0)",
         ),
-        (MemoryError(), {}, "batch_size (now 8), hidden_size (now 8)"),
+        (MemoryError(), {}, "hidden_size (now 8)"),
     ],
     ids=["accelerator", "linux", "python"],
 )
