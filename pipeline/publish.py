@@ -88,22 +88,22 @@ class Store:
         columns = {name: pl.col(name) if name in written else pl.lit(None).alias(name) for name in table.columns}
         return pl.scan_delta(opened).select([columns[name].cast(kind) for name, kind in table.columns.items()])
 
-    def stage(self, table: Table, rows: pl.DataFrame) -> list[StagedFile]:
-        """Write rows into unseen files, one for each partition they touch."""
+    def stage(self, table: Table, rows: pl.DataFrame, *, in_order: bool = False) -> list[StagedFile]:
+        """Write rows into unseen files, one for each partition they touch; `in_order`: they are sorted already."""
         rows = rows.select([pl.col(name).cast(kind) for name, kind in table.columns.items()])
         if not table.partition_by:
-            return [self._write_file(table, rows, {})]
+            return [self._write_file(table, rows, {}, in_order)]
         parts = rows.partition_by(table.partition_by, as_dict=True, maintain_order=True, include_key=False)
         return [
-            self._write_file(table, part, dict(zip(table.partition_by, map(str, values), strict=True)))
+            self._write_file(table, part, dict(zip(table.partition_by, map(str, values), strict=True)), in_order)
             for values, part in parts.items()
         ]
 
-    def _write_file(self, table: Table, rows: pl.DataFrame, partition: dict[str, str]) -> StagedFile:
+    def _write_file(self, table: Table, rows: pl.DataFrame, partition: dict[str, str], in_order: bool) -> StagedFile:
         folder = "".join(f"{column}={value}/" for column, value in partition.items())
         path = f"{folder}{uuid.uuid4().hex}.parquet"
         address = f"{self.table_uri(table.name)}/{path}"
-        if table.sort_by:
+        if table.sort_by and not in_order:
             rows = rows.sort(table.sort_by, nulls_last=True)
         try:
             if "://" not in address:

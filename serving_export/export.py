@@ -1,91 +1,127 @@
 """Fill and publish the lists of every active user.
 
 Reads   the newest version that has seen nothing after the day, `events`, `sessions`, `items`
-Writes  the item index, `popular_items`, `recommendations` (one commit, made last)
+Writes  the item index, `popular_items`, `related_items`, `triggers`, `recommendations` (one commit, made last)
 
-Users that the model cannot serve, and lists that it cannot fill, get popular items, marked `popular` in `source`.
+Users that the model cannot serve, and lists that it cannot fill, get popular items, marked `popular` in `source`. So
+does everyone where no model has been promoted yet. An export that is killed goes on at the bucket where it stopped.
 """
 
 import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
+import numpy as np
 import polars as pl
 from mlflow.entities.model_registry import ModelVersion
 
-from features.histories import active_events, last_events, last_sessions
-from features.window import check_passed
+from features.window import check_passed, data_digest
+from pipeline.catalogue import latest_items
 from pipeline.dates import ONE_DAY, day_end
-from pipeline.errors import ConfigurationError
+from pipeline.days import passed_days
+from pipeline.errors import ContractError
 from pipeline.publish import StagedFile, Store
-from pipeline.tables import ITEMS, sessions_table
+from pipeline.tables import FORGOTTEN, ITEMS, Table, sessions_table
 from pipeline.terminal import log, track
-from serving_export.item_index import build_index
-from serving_export.popular import popular_items
+from serving_export.assortment import Assortment, make_assortment
+from serving_export.bucket_users import read_bucket
+from serving_export.filling import ChannelRules
+from serving_export.item_index import ItemIndex, choose_index, factory_of, save_index
+from serving_export.list_maker import USERS_IN_SLAB, ChannelPlan, ListMaker
+from serving_export.popular import allowed_popular, popular_items
 from serving_export.quality import check_release
-from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
+from serving_export.related import relate
+from serving_export.scoring import Vectors, item_vectors, session_vectors
+from serving_export.staged_buckets import Progress, StagedBucket
+from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, TRIGGERS
+from serving_export.triggers import find_triggers
 from training.bundle import Bundle
-from training.lists import fill_lists
-from training.measure import seen_before
-from training.models.base import Recommender, SessionModel
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, number
 
-CHANNEL = "home"
+NUM_QUERIES = 1000
+"""Users whose exact lists an approximate index is measured by."""
+NO_MODEL = "none"
+LISTS_MADE_BY = 1
+"""Raised when the same inputs give other lists: what an older version staged is then not gone on with."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """The model of a release."""
+
+    bundle: Bundle
+    version: int
+    run_id: str
+    metrics: dict[str, float]
 
 
 def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
-    """Publish the lists of the evening of `day`; return users, rows and the table's version."""
-    tracking = Tracking(site)
-    version = served_version(tracking, day)
+    """Publish the lists of the evening of `day`; return users, rows and the table's version.
+
+    Raises ContractError for a day that has not passed, or without a single active user.
+    """
     check_passed(site, store, day)
-    bundle = tracking.load(version)
-    recommender: Recommender = bundle.recommender
-    if isinstance(recommender, SessionModel):
-        recommender = build_index(bundle, number(version), store)
     base = store.version(RECOMMENDATIONS) or 0
+    served = served_model(site, day)
     popular = popular_items(site, store, day)
-    shown = popular.head(site.export.top_n).with_columns(channel=pl.lit(CHANNEL))
-    popular_version = store.replace(POPULAR_ITEMS, shown, {}, {"data_through": day})
-    staged: list[StagedFile] = []
-    counts = {"users": 0, "users_with_popular_only": 0, "rows": 0}
-    for bucket in track(range(site.buckets), "filling lists"):
-        rows = lists_of_bucket(site, store, bundle, recommender, popular, day, bucket)
-        staged += store.stage(RECOMMENDATIONS, rows)
-        by_user = rows.group_by("user_id").agg(is_popular=(pl.col("source") == "popular").all())
-        counts["users"] += by_user.height
-        counts["users_with_popular_only"] += by_user.filter("is_popular").height
-        counts["rows"] += rows.height
-    quality = check_release(site, store, staged, day, has_model=True)
+    maker = plan_lists(site, store, day, served, popular)
+    progress = Progress(store, inputs(site, store, day, served))
+    made = [
+        finish_bucket(site, store, day, bucket, maker, progress)
+        for bucket in track(range(site.buckets), "filling lists")
+    ]
+    counts = total(part.counts for part in made)
+    if not counts["users"]:
+        raise ContractError(
+            f"{site.name}: no user was active within {site.export.active_within} before the end of {day}, so there is "
+            "nobody to make lists for. Nothing was published; the lists of before are as they were"
+        )
+    staged = [file for part in made for file in part.files[RECOMMENDATIONS.name]]
+    try:
+        quality = check_release(site, store, staged, day, has_model=served is not None)
+    except ContractError:
+        progress.clear()  # what broke its contract is not gone on with
+        raise
     metadata = {
-        "model_version": number(version),
-        "run_id": version.run_id,
-        "data_through": day,
-        "generated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "valid_until": day_end(day + ONE_DAY, site.time_zone).isoformat(timespec="seconds"),
-        "popular_items_version": popular_version,
-        "items_version": store.version(ITEMS),
-        "sessions_version": store.version(sessions_table(site.source.context)),
+        **release_facts(site, store, day, served),
+        **publish_companions(site, store, day, maker, made),
         "users": counts["users"],
         "rows": counts["rows"],
         "quality": json.dumps(quality),
-        "metrics": json.dumps(champion_metrics(tracking, version)),
+        "metrics": json.dumps({} if served is None else served.metrics),
     }
-    table_version = store.commit(RECOMMENDATIONS, staged, {"user_bucket": list(range(site.buckets))}, metadata, base)
+    replaced = {"user_bucket": list(range(site.buckets))}
+    table_version = store.commit(RECOMMENDATIONS, staged, replaced, metadata, base=base)
+    progress.clear()
     log.info("exported %d users, %d rows", counts["users"], counts["rows"])
-    return {**counts, "model_version": number(version), "table_version": table_version}
+    model_version = None if served is None else served.version
+    return {**counts, "model_version": model_version, "table_version": table_version}
 
 
-def served_version(tracking: Tracking, day: date) -> ModelVersion:
+def served_model(site: TrainingSite, day: date) -> Served | None:
+    """The model whose lists are exported; None, and a warning, where there is none yet."""
+    tracking = Tracking(site)
+    version = served_version(tracking, day)
+    if version is None:
+        log.warning(
+            "%s: no model has been promoted for %s, so every list holds popular items. Run `nightjar train`, "
+            "`nightjar promote` and `nightjar refit`, then `nightjar export` again",
+            *(site.name, day),
+        )
+        return None
+    metrics = champion_metrics(tracking, version)
+    return Served(tracking.load(version), number(version), str(version.run_id), metrics)
+
+
+def served_version(tracking: Tracking, day: date) -> ModelVersion | None:
     """The newest refit, else champion, that has seen nothing after `day`; found by tags, never by alias."""
     versions = [v for v in tracking.versions() if v.tags["kind"] == "refit" or v.tags.get("promoted")]
     fitting = [v for v in versions if data_through(v) <= day]
-    if not fitting:
-        raise ConfigurationError(
-            f"{tracking.site.name}: no model has been promoted for {day}. "
-            "Run `nightjar train`, `nightjar promote` and `nightjar refit` first"
-        )
-    return max(fitting, key=lambda v: (data_through(v), v.tags["night"], number(v)))
+    return max(fitting, key=lambda v: (data_through(v), v.tags["night"], number(v)), default=None)
 
 
 def champion_metrics(tracking: Tracking, version: ModelVersion) -> dict[str, float]:
@@ -98,52 +134,148 @@ def champion_metrics(tracking: Tracking, version: ModelVersion) -> dict[str, flo
     return {name: round(found[name], 6) for name in dict.fromkeys(told) if name in found}
 
 
-def lists_of_bucket(
-    site: TrainingSite,
-    store: Store,
-    bundle: Bundle,
-    recommender: Recommender,
-    popular: pl.DataFrame,
-    day: date,
-    bucket: int,
-) -> pl.DataFrame:
-    """Rows of `recommendations` of one bucket."""
-    rules = site.export
-    events = active_events(site, store, day, rules.active_within, bucket)
-    histories = last_events(events, rules.input.last_events)
-    seen = seen_before(site, store, day, bucket, histories)
-    lists = fill_lists(recommender, bundle.as_of, bundle.vocabulary, histories, seen, rules.top_n)
-    ids = bundle.vocabulary.item_ids().to_frame("item_id").with_row_index("item_code").cast({"item_code": pl.Int64})
-    empty = pl.DataFrame(schema={"user_id": pl.String, "rank": pl.Int64, "item_code": pl.Int64, "score": pl.Float64})
-    modelled = pl.concat([empty, *lists]).join(ids, on="item_code", how="left").drop("item_code")
-    filled = pl.concat(
-        [modelled.with_columns(source=pl.lit("model")), fill_up(modelled, histories, seen, popular, rules.top_n)]
-    )
-    because = histories.select("user_id", because=pl.col("item_ids").list.last())
-    sessions = last_sessions(site, store, day, rules.active_within, bucket)
-    return (
-        filled.join(because, on="user_id", how="left")
-        .join(histories.select("user_id", "visitor"), on="user_id", how="left")
-        .join(sessions, on="visitor", how="left")
-        .with_columns(
-            user_bucket=pl.lit(bucket, pl.Int64),
-            channel=pl.lit(CHANNEL),
-            because=pl.when(pl.col("source") == "model").then("because"),
+def plan_lists(site: TrainingSite, store: Store, day: date, served: Served | None, popular: pl.DataFrame) -> ListMaker:
+    """All that is the same for every user: items, rules, indexes, popular and related items."""
+    bundle = None if served is None else served.bundle
+    vocabulary = None if bundle is None else bundle.vocabulary
+    catalogue = latest_items(store, day)
+    assortment = make_assortment(vocabulary, catalogue, popular["item_id"].unique(maintain_order=True))
+    if vocabulary is not None:
+        tell_of_gone_items(assortment, catalogue)
+    vectors_ID = None if bundle is None else item_vectors(bundle)
+    indexes: dict[bytes, ItemIndex] = {}
+    if served is not None and vectors_ID is not None:
+        indexes = make_indexes(site, store, day, served, assortment, vectors_ID)
+    plans = []
+    for name, channel in site.export.all_channels().items():
+        allowed_A = assortment.allowed(channel)
+        rules = ChannelRules(name, channel.top_n or 0, allowed_A, assortment.categories, channel.max_per_category)
+        index = indexes.get(allowed_A[: assortment.num_known].tobytes())
+        shown = allowed_popular(popular, assortment, allowed_A)
+        plans.append(ChannelPlan(rules, channel.seen or site.export.seen, channel.complements, shown, index))
+    related = relate(site, store, day, assortment, vectors_ID)
+    return ListMaker(plans, assortment, bundle, vectors_ID, related)
+
+
+def tell_of_gone_items(assortment: Assortment, catalogue: pl.DataFrame) -> None:
+    """Warn where half of the items are not the model's any more: it is too old, or another site's."""
+    num_items = catalogue["item_id"].n_unique()
+    num_known = catalogue.filter(
+        pl.col("item_id").is_in(assortment.item_ids.slice(1, assortment.num_known - 1).implode())
+    )["item_id"].n_unique()
+    if num_known * 2 < num_items:
+        log.warning(
+            "the model knows %d of %d items; the others stand in lists as popular ones only. Train it again, or lower "
+            "window.min_item_count",
+            *(num_known, num_items),
         )
+
+
+def make_indexes(
+    site: TrainingSite, store: Store, day: date, served: Served, assortment: Assortment, vectors_ID: Vectors
+) -> dict[bytes, ItemIndex]:
+    """An index for each set of items that channels allow, by its mask; and the saved one of all items."""
+    channels = site.export.all_channels().values()
+    everything = np.arange(assortment.num_known) > 0
+    masks = [everything, *(assortment.allowed(channel)[: assortment.num_known] for channel in channels)]
+    longest = max(channel.top_n or 0 for channel in channels)
+    is_exact = all(factory_of(site.export.index, int(mask.sum())) == "Flat" for mask in masks)
+    queries_RD = vectors_ID[:0] if is_exact else some_vectors(site, store, day, served.bundle, assortment, vectors_ID)
+    indexes = {}
+    for mask in masks:
+        codes = np.flatnonzero(mask)
+        if mask.tobytes() not in indexes and len(codes):
+            wanted, least = site.export.index, site.export.index_recall
+            indexes[mask.tobytes()] = choose_index(vectors_ID, codes, wanted, least, queries_RD, longest)
+    saved = save_index(indexes[everything.tobytes()], served.bundle, served.version, store)
+    return indexes | {everything.tobytes(): saved}
+
+
+def some_vectors(
+    site: TrainingSite, store: Store, day: date, bundle: Bundle, assortment: Assortment, vectors_ID: Vectors
+) -> Vectors:
+    """(R, D) of some users, of the first buckets that have any."""
+    parts: list[Vectors] = []
+    for bucket in range(site.buckets):
+        users = read_bucket(site, store, day, bucket, assortment, [])
+        sequences = users.sequences(0, min(users.size, NUM_QUERIES), assortment.num_known)
+        vectors_UD = session_vectors(bundle, sequences, vectors_ID.shape[1])
+        parts.append(vectors_UD[np.isfinite(vectors_UD).all(1)])
+        if sum(map(len, parts)) >= NUM_QUERIES:
+            break
+    return np.concatenate(parts)[:NUM_QUERIES]
+
+
+def finish_bucket(
+    site: TrainingSite, store: Store, day: date, bucket: int, maker: ListMaker, progress: Progress
+) -> StagedBucket:
+    """Stage the lists and triggers of a bucket, unless an export that was killed has done so."""
+    is_triggered = bool(site.export.triggers.names())
+    tables: list[Table] = [RECOMMENDATIONS, *([TRIGGERS] if is_triggered else [])]
+    done = progress.read(bucket, tables)
+    if done is not None:
+        log.info("bucket %d was staged by an export that did not end", bucket)
+        return done
+    users = read_bucket(site, store, day, bucket, maker.assortment, {plan.seen for plan in maker.channels})
+    in_bucket = pl.lit(bucket, pl.Int64).alias("user_bucket")
+    files: dict[str, list[StagedFile]] = {table.name: [] for table in tables}
+    counts = dict.fromkeys(("users", "users_with_popular_only", "rows"), 0)
+    for slab in maker.slabs(users):
+        files[RECOMMENDATIONS.name] += store.stage(RECOMMENDATIONS, slab.rows.with_columns(in_bucket), in_order=True)
+        found = (slab.num_users, slab.num_popular_only, slab.rows.height)
+        counts = {name: count + more for (name, count), more in zip(counts.items(), found, strict=True)}
+    if is_triggered:
+        rules = site.export.triggers
+        found_rows = find_triggers(users.events, rules, maker.assortment.allowed(rules), day_end(day, site.time_zone))
+        files[TRIGGERS.name] = store.stage(TRIGGERS, found_rows.with_columns(in_bucket))
+    return progress.write(bucket, files, counts)
+
+
+def publish_companions(
+    site: TrainingSite, store: Store, day: date, maker: ListMaker, made: list[StagedBucket]
+) -> dict[str, int]:
+    """Publish what is read beside the lists; return the version of each table."""
+    told = {"data_through": day}
+    popular = pl.concat(
+        [plan.popular.rows(maker.assortment, plan.rules.name, plan.rules.top_n) for plan in maker.channels]
     )
+    versions = {POPULAR_ITEMS.name: store.replace(POPULAR_ITEMS, popular, {}, told)}
+    if maker.related is not None:
+        rows = maker.related.rows(maker.assortment)
+        versions[RELATED_ITEMS.name] = store.replace(RELATED_ITEMS, rows, {}, told)
+    if site.export.triggers.names():
+        files = [file for part in made for file in part.files[TRIGGERS.name]]
+        buckets = {"user_bucket": list(range(site.buckets))}
+        versions[TRIGGERS.name] = store.commit(TRIGGERS, files, buckets, told)
+    return {f"{name}_version": version for name, version in versions.items()}
 
 
-def fill_up(
-    modelled: pl.DataFrame, histories: pl.DataFrame, seen: pl.DataFrame, popular: pl.DataFrame, n: int
-) -> pl.DataFrame:
-    """Popular items behind lists that are shorter than `n`, without what is in the list or was seen."""
-    lengths = modelled.group_by("user_id").agg(length=pl.len().cast(pl.Int64))
-    known = histories.select("user_id").join(lengths, on="user_id", how="left").fill_null(0)
-    short = known.filter(pl.col("length") < n)
-    num_seen = seen.join(short, on="user_id", how="semi").group_by("user_id").len().select(pl.col("len").max()).item()
-    enough = popular.head(2 * n + (num_seen or 0)).select("item_id", "score", popular_rank="rank")
-    offered = short.join(enough, how="cross").join(modelled, on=["user_id", "item_id"], how="anti")
-    new = offered.join(seen, on=["user_id", "item_id"], how="anti")
-    place = pl.col("popular_rank").rank("ordinal").over("user_id").cast(pl.Int64)
-    ranked = new.with_columns(rank=pl.col("length") + place).filter(pl.col("rank") <= n)
-    return ranked.select("user_id", "rank", "score", "item_id", source=pl.lit("popular"))
+def release_facts(site: TrainingSite, store: Store, day: date, served: Served | None) -> dict[str, Any]:
+    """What the commit of a release says of it."""
+    return {
+        "model_version": NO_MODEL if served is None else served.version,
+        "run_id": NO_MODEL if served is None else served.run_id,
+        "data_through": day,
+        "generated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "valid_until": day_end(day + ONE_DAY, site.time_zone).isoformat(timespec="seconds"),
+        "items_version": store.version(ITEMS),
+        "sessions_version": store.version(sessions_table(site.source.context)),
+    }
+
+
+def inputs(site: TrainingSite, store: Store, day: date, served: Served | None) -> list[object]:
+    """All that the staged lists depend on."""
+    days = passed_days(store, date.min, day)
+    return [
+        *(LISTS_MADE_BY, day, None if served is None else (served.version, served.bundle.vocabulary.digest())),
+        *(site.export.model_dump_json(), site.time_zone, site.window.model_dump_json(), site.buckets, USERS_IN_SLAB),
+        *(data_digest(store, days), store.version(ITEMS), store.version(FORGOTTEN)),
+    ]
+
+
+def total(counts: Iterable[dict[str, int]]) -> Counter[str]:
+    """Counts added up."""
+    found: Counter[str] = Counter()
+    for part in counts:
+        found.update(part)
+    return found

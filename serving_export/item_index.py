@@ -1,9 +1,14 @@
-"""The FAISS index of a version's item vectors, saved with a manifest that says what it belongs to.
+"""FAISS indexes of a version's item vectors: exact, or approximate where that is faster and finds the same.
 
     item_index/<model version>/index.faiss
-    item_index/<model version>/manifest.json     model version, vocabulary digest, metric, items, sha256
+    item_index/<model version>/manifest.json     model version, vocabulary digest, factory, metric, recall, sha256
 
-Row r of the index is item_code r + 1: padding is not in it and cannot be found.
+The saved index holds all items of the model: its row r is item_code r + 1. A channel whose rules leave items out has an
+index of its own while it is exported, of the rows that are left.
+
+Which one (`export.index: auto`): below EXACT_BELOW items an exact search; from there IVF-Flat with 4 * sqrt(items)
+lists, which takes no more memory than the vectors. The number of lists to look into is the smallest power of two that
+reaches the recall. docs/lists.md has what was measured, HNSW too.
 """
 
 import hashlib
@@ -14,14 +19,19 @@ from typing import Any
 import faiss
 import fsspec
 import numpy as np
-import torch
 
+from features.sequences import Integers
 from features.vocabulary import PADDING
 from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
-from training.batch import Batch
+from pipeline.terminal import log
+from serving_export.scoring import Vectors
 from training.bundle import Bundle
-from training.models.base import Recommender, SessionModel, TopItems
+
+EXACT_BELOW = 200_000
+EXACT = "Flat"
+PARAMETERS = ("nprobe", "efSearch")  # how hard an approximate index looks
+MOST_EFFORT = 4096
 
 
 @dataclass(frozen=True)
@@ -34,52 +44,150 @@ class Manifest:
     metric: str
     num_items: int
     dimension: int
+    effort: str
+    """How hard it looks, like `nprobe=16`; empty for an exact index."""
+    recall: float
+    """The share of the exact lists that it found."""
     sha256: str
 
 
-class IndexedModel(Recommender):
-    """A session model whose last states are searched in FAISS."""
+@dataclass(frozen=True)
+class ItemIndex:
+    """An index of some items."""
 
-    def __init__(self, model: SessionModel, index: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.index = index
+    index: Any
+    codes: Integers
+    """The item code of each row, and behind them 0, which is what a search without a result says (-1)."""
+    factory: str = EXACT
+    effort: str = ""
+    recall: float = 1.0
 
-    @torch.inference_mode()
-    def recommend_last(self, batch: Batch, n: int, as_of: int) -> TopItems:
-        """The best `n` items after each session's last event."""
-        vectors_SD = self.model.session_vectors(batch).numpy()
-        scores, rows = self.index.search(vectors_SD, min(n, self.index.ntotal))
-        codes = torch.from_numpy(rows) + PADDING + 1
-        return TopItems(codes, torch.from_numpy(scores), torch.zeros(len(codes), dtype=torch.long))
+    @property
+    def is_exact(self) -> bool:
+        """Whether it finds what a search through all items finds."""
+        return self.factory == EXACT
+
+    @property
+    def size(self) -> int:
+        """Its items."""
+        return int(self.index.ntotal)
+
+    def search(self, vectors_RD: Vectors, n: int) -> tuple[Integers, Vectors]:
+        """(R, n) codes, best first, and scores; code 0 where none was found. At most as many as there are items."""
+        scores_RN, rows_RN = self.index.search(vectors_RD, min(n, self.index.ntotal))
+        return self.codes[rows_RN], scores_RN
 
 
-def build_index(bundle: Bundle, model_version: int, store: Store) -> IndexedModel:
-    """Build, save and read back the exact inner-product index of a model's items."""
-    model = bundle.recommender
-    if not isinstance(model, SessionModel):
-        raise TypeError(f"{type(model).__name__} has no item vectors to index")
-    with torch.inference_mode():
-        vectors_ID = np.ascontiguousarray(model.item_vectors(bundle.as_of)[PADDING + 1 :].numpy())
+def exact_index(vectors_ID: Vectors, codes: Integers) -> ItemIndex:
+    """Inner products with every item."""
     index = faiss.IndexFlatIP(vectors_ID.shape[1])
-    index.add(vectors_ID)
-    content = faiss.serialize_index(index).tobytes()
+    index.add(np.ascontiguousarray(vectors_ID[codes]))
+    return ItemIndex(index, np.append(codes, PADDING))
+
+
+def choose_index(
+    vectors_ID: Vectors, codes: Integers, wanted: str, least_recall: float, queries_RD: Vectors, n: int
+) -> ItemIndex:
+    """The wanted index of these items, if it finds enough of what real queries find exactly; else the exact one."""
+    exact = exact_index(vectors_ID, codes)
+    factory = factory_of(wanted, len(codes))
+    if factory == EXACT or len(queries_RD) == 0:
+        return exact
+    index = build(factory, vectors_ID[codes])
+    if index is None:
+        return exact
+    truth_RN = exact.index.search(queries_RD, min(n, len(codes)))[1]
+    effort, recall = tune(index, queries_RD, truth_RN, least_recall)
+    if recall < least_recall:
+        log.warning(
+            "index %s of %d items finds %.4f of the exact lists of %d, less than export.index_recall %.4g: the search "
+            "is exact",
+            *(factory, len(codes), recall, n, least_recall),
+        )
+        return exact
+    log.info("index %s of %d items: %s, recall@%d %.4f", factory, len(codes), effort or "as built", n, recall)
+    return ItemIndex(index, exact.codes, factory, effort, recall)
+
+
+def factory_of(wanted: str, num_items: int) -> str:
+    """The factory string of an index that the site file wants."""
+    if wanted == "exact" or (wanted == "auto" and num_items < EXACT_BELOW):
+        return EXACT
+    if wanted == "auto":
+        return f"IVF{2 ** round(np.log2(4 * num_items**0.5))},Flat"
+    return wanted
+
+
+def build(factory: str, vectors_RD: Vectors) -> Any:
+    """A trained index; None, and a warning, where there are too few items for it."""
+    try:
+        index = faiss.index_factory(vectors_RD.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"export.index: FAISS makes no index of {factory!r}. Write auto, exact, or a factory string like "
+            f"IVF1024,Flat or HNSW32 ({' '.join(str(error).split())[-120:]})"
+        ) from error
+    try:
+        index.train(vectors_RD)
+        index.add(vectors_RD)
+    except RuntimeError as error:
+        told = " ".join(str(error).split())[-120:]
+        log.warning("index %s cannot be built of %d items: the search is exact (%s)", factory, len(vectors_RD), told)
+        return None
+    return index
+
+
+def tune(index: Any, queries_RD: Vectors, truth_RN: Integers, least_recall: float) -> tuple[str, float]:
+    """Let an index look as hard as needed for the recall; return how hard, and the recall."""
+    name = next((name for name in PARAMETERS if sets(index, name, 1)), None)
+    if name is None:
+        return "", recall_of(index, queries_RD, truth_RN)
+    effort = 1
+    while True:
+        sets(index, name, effort)
+        recall = recall_of(index, queries_RD, truth_RN)
+        if recall >= least_recall or effort >= MOST_EFFORT:
+            return f"{name}={effort}", recall
+        effort *= 2
+
+
+def sets(index: Any, name: str, value: int) -> bool:
+    """Set a parameter of an index; false if it has none of that name."""
+    try:
+        faiss.ParameterSpace().set_index_parameter(index, name, value)
+    except RuntimeError:
+        return False
+    return True
+
+
+def recall_of(index: Any, queries_RD: Vectors, truth_RN: Integers) -> float:
+    """The share of the exact lists that an index finds."""
+    found_RN = index.search(queries_RD, truth_RN.shape[1])[1]
+    offset = np.arange(len(truth_RN))[:, None] * (index.ntotal + 1)  # row -1 stands for no result
+    return float(np.isin(truth_RN + offset, found_RN + offset).mean())
+
+
+def save_index(index: ItemIndex, bundle: Bundle, model_version: int, store: Store) -> ItemIndex:
+    """Save the index of all items of a version, and read it back."""
+    content = faiss.serialize_index(index.index).tobytes()
     manifest = Manifest(
         model_version,
         bundle.vocabulary.digest(),
-        "Flat",
+        index.factory,
         "inner_product",
-        index.ntotal,
-        index.d,
+        index.index.ntotal,
+        index.index.d,
+        index.effort,
+        index.recall,
         hashlib.sha256(content).hexdigest(),
     )
     folder = f"{store.root}/item_index/{model_version}"
     write_bytes(f"{folder}/index.faiss", content)
     write_bytes(f"{folder}/manifest.json", json.dumps(asdict(manifest), indent=2).encode())
-    return IndexedModel(model, read_index(store, bundle, model_version))
+    return read_index(store, bundle, model_version)
 
 
-def read_index(store: Store, bundle: Bundle, model_version: int) -> Any:
+def read_index(store: Store, bundle: Bundle, model_version: int) -> ItemIndex:
     """The saved index of a version; raises ConfigurationError if it is damaged or belongs to something else."""
     folder = f"{store.root}/item_index/{model_version}"
     try:
@@ -93,7 +201,9 @@ def read_index(store: Store, bundle: Bundle, model_version: int) -> Any:
         raise ConfigurationError(f"{folder}/index.faiss is damaged: its sha256 is not the manifest's. Run export again")
     if (manifest.model_version, manifest.vocabulary_digest) != (model_version, bundle.vocabulary.digest()):
         raise ConfigurationError(f"{folder} was built for another model or vocabulary. Run export again")
-    return faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
+    index = faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
+    codes = np.append(np.arange(PADDING + 1, PADDING + 1 + index.ntotal), PADDING)
+    return ItemIndex(index, codes, manifest.factory, manifest.effort, manifest.recall)
 
 
 def write_bytes(address: str, content: bytes) -> None:

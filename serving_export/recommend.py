@@ -6,6 +6,7 @@ import polars as pl
 
 from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
+from serving_export.popular import EVERYONE
 from serving_export.tables import POPULAR_ITEMS
 from training.score import count_unknown, score_sessions
 from training.settings import TrainingSite
@@ -19,7 +20,9 @@ def recommend(site: TrainingSite, store: Store, sessions: list[list[str]], top: 
     """
     tracking = Tracking(site)
     version = tracking.by_alias("serving")
-    popular = store.scan(POPULAR_ITEMS).sort("rank").head(top).select("rank", "item_id", "score").collect()
+    is_shown = (pl.col("channel") == min(site.export.channels)) & (pl.col("segment") == EVERYONE)
+    shown = store.scan(POPULAR_ITEMS).filter(is_shown).sort("rank").head(top)
+    popular = shown.select("rank", "item_id", "score").collect()
     if version is None and popular.is_empty():
         raise ConfigurationError(
             f"{site.name} has neither a serving model nor popular items yet. Run a night first: `nightjar run --site …`"

@@ -20,7 +20,9 @@ from pipeline.catalogue import latest_items
 from pipeline.errors import ContractError
 from pipeline.publish import StagedFile, Store
 from pipeline.terminal import track
+from serving_export.item_rules import may_stand
 from serving_export.tables import RECOMMENDATIONS
+from training.export_settings import Seen
 from training.settings import TrainingSite
 
 Integers = NDArray[np.int64]
@@ -105,8 +107,8 @@ def read_catalogue(site: TrainingSite, store: Store, day: date) -> Catalogue:
     items = latest_items(store, day).unique("item_id", keep="last", maintain_order=True)
     codes = items.select("item_id", item_code=pl.int_range(pl.len(), dtype=pl.Int64))
     allowed = {
-        name: items.select(pl.col("available").ne_missing(pl.lit(False))).to_series().to_numpy()
-        for name in site.export.all_channels()
+        name: items.select(may_stand(channel)).to_series().to_numpy()
+        for name, channel in site.export.all_channels().items()
     }
     return Catalogue(codes, allowed)
 
@@ -124,7 +126,7 @@ def tally_bucket(
     events = active_events(site, store, day, site.export.active_within, bucket)
     users = events.select(pl.col("user_id").unique().sort()).collect().with_row_index("user").cast({"user": pl.Int64})
     seen = {
-        name: seen_keys(site, store, channel.seen, users, catalogue, day, bucket)
+        name: seen_keys(site, store, channel.seen or site.export.seen, users, catalogue, day, bucket)
         for name, channel in site.export.all_channels().items()
     }
     listed: list[pl.DataFrame] = []
@@ -150,12 +152,14 @@ def tally_bucket(
 
 
 def seen_keys(
-    site: TrainingSite, store: Store, rule: Any, users: pl.DataFrame, catalogue: Catalogue, day: date, bucket: int
+    site: TrainingSite, store: Store, rule: Seen, users: pl.DataFrame, catalogue: Catalogue, day: date, bucket: int
 ) -> Integers:
     """Sorted keys of the user and item pairs that lists must leave out."""
     if rule.policy == "allow":
         return np.zeros(0, np.int64)
     events = active_events(site, store, day, rule.within, bucket)
+    if rule.policy == "exclude_bought":
+        events = events.filter(pl.col("event_type") == rule.bought)
     pairs = seen_items(events, day, rule.within, site).join(users, on="user_id", how="inner")
     codes = catalogue.encode(pairs["item_id"])
     keys = pairs["user"].to_numpy() * catalogue.codes.height + codes

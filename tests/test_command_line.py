@@ -158,7 +158,6 @@ def test_an_unknown_recipe(command, copy_shop):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("export", "no model has been promoted for 2026-03-04"),
         ("refit", "there is no champion for 2026-03-04"),
         ("promote", "no version was trained for 2026-03-04"),
     ],

@@ -10,7 +10,7 @@ from pipeline import tables
 from pipeline.settings import REASONS
 from serving_export.quality import RULES
 from serving_export.tables import LIST_CHECKS, POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, TRIGGERS
-from training.settings import Checks
+from training.export_settings import Checks
 
 ROOT = Path(__file__).parent.parent
 DECLARED = [

@@ -54,6 +54,8 @@ def seen_before(site: TrainingSite, store: Store, last: date, bucket: int, histo
     if rule.policy == "allow":
         return pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
     events = active_events(site, store, last, rule.within, bucket)
+    if rule.policy == "exclude_bought":
+        events = events.filter(pl.col("event_type") == rule.bought)
     return seen_items(events.join(histories.lazy(), on="user_id", how="semi"), last, rule.within, site)
 
 

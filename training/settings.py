@@ -1,14 +1,13 @@
 """The training's part of a site file: which recipes run, what a list is, how a champion is chosen."""
 
 import difflib
-from datetime import timedelta
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from features.settings import FeaturesSite
-from pipeline.durations import Duration
 from pipeline.settings import Section
+from training.export_settings import Export, check_export
 from training.recipes import find_recipe
 
 DEFAULT_RECIPES = ("gru", "popularity", "recent_popularity")
@@ -49,47 +48,14 @@ class Training(Section):
         return self
 
 
-class Seen(Section):
-    """What happens to items that a user had before."""
-
-    policy: Literal["exclude", "allow"] = "exclude"
-    within: Duration = timedelta(days=30)
-
-
-class Input(Section):
-    """What a model reads of a user before it fills the list."""
-
-    last_events: int = Field(default=50, ge=1)
-
-
-class Checks(Section):
-    """Limits of the rules that lists are held to before they are published (docs/list-qa.md)."""
-
-    fallback_share: float = Field(default=0.5, ge=0, le=1)
-    """Largest share of a channel's rows that may be popular items, where a model serves."""
-    coverage_kept: float = Field(default=0.5, ge=0)
-    """Smallest number of different items in a channel, over that of the last release."""
-    evenness_kept: float = Field(default=0.5, ge=0)
-    """Smallest 1 - Gini of how often a channel lists its items, over that of the last release."""
-
-
-class Export(Section):
-    """The exported list; training needs it to measure the list that would be published."""
-
-    top_n: int = Field(default=50, ge=1)
-    active_within: Duration = timedelta(days=30)
-    """Users with an event in this time get a list."""
-    input: Input = Input()
-    seen: Seen = Seen()
-    checks: Checks = Checks()
-
-    def all_channels(self) -> dict[str, "Export"]:
-        """Every channel by name."""
-        return {"home": self}
-
-
 class TrainingSite(FeaturesSite):
     """What training knows of a site."""
 
     training: Training = Training()
     export: Export = Export()
+
+    @model_validator(mode="after")
+    def export_fits_the_site(self) -> "TrainingSite":
+        """Rules name columns and event types that this site has."""
+        check_export(self.export, self)
+        return self

@@ -8,7 +8,7 @@ from deltalake import DeltaTable
 from pipeline.errors import ContractError
 from pipeline.tables import ITEMS, events_table, sessions_table
 from serving_export import export as exporting
-from serving_export.export import export, fill_up
+from serving_export.export import export
 from serving_export.popular import popular_items
 from serving_export.reader import Recommendations
 from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
@@ -111,7 +111,7 @@ def test_later_days_in_the_store_change_nothing(released):
 
 def test_a_killed_export_leaves_the_release_before_readable(released, monkeypatch):
     facts, lists = Recommendations(released.store.root).facts, released.store.scan(RECOMMENDATIONS).collect()
-    of_bucket, calls = exporting.lists_of_bucket, []
+    of_bucket, calls = exporting.finish_bucket, []
 
     def die(*arguments):
         calls.append(arguments)
@@ -119,7 +119,7 @@ def test_a_killed_export_leaves_the_release_before_readable(released, monkeypatc
             raise KeyboardInterrupt
         return of_bucket(*arguments)
 
-    monkeypatch.setattr(exporting, "lists_of_bucket", die)
+    monkeypatch.setattr(exporting, "finish_bucket", die)
     with pytest.raises(KeyboardInterrupt):
         export(released.site, released.store, released.days[4])
     assert Recommendations(released.store.root).facts == facts
@@ -185,24 +185,6 @@ def test_users_whose_items_are_all_unknown_get_popular_lists(released):
     popular = popular_items(released.site, released.store, night)
     unseen = popular.filter(~pl.col("item_id").str.starts_with("never-"))
     assert rows["item_id"].to_list() == unseen["item_id"].to_list()[:10]
-
-
-def test_short_lists_are_filled_with_popular_items_behind():
-    modelled = pl.DataFrame({"user_id": ["u", "u"], "rank": [1, 2], "score": [0.9, 0.8], "item_id": ["a", "b"]})
-    histories = pl.DataFrame({"user_id": ["u", "v"]})
-    seen = pl.DataFrame({"user_id": ["u", "v"], "item_id": ["c", "a"]})
-    popular = pl.DataFrame({"rank": range(1, 7), "item_id": list("abcdef"), "score": [6.0, 5, 4, 3, 2, 1]})
-    filled = fill_up(modelled, histories, seen, popular, 4).sort("user_id", "rank")
-    assert filled.select("user_id", "rank", "item_id").rows() == [
-        ("u", 3, "d"),
-        ("u", 4, "e"),
-        ("v", 1, "b"),
-        ("v", 2, "c"),
-        ("v", 3, "d"),
-        ("v", 4, "e"),
-    ]
-    assert set(filled["source"]) == {"popular"}
-    assert fill_up(modelled, histories.head(1), seen, popular, 2).is_empty()
 
 
 def test_a_site_without_user_ids_exports_lists_of_visitors(released):

@@ -3,11 +3,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
-from serving_export.item_index import read_index
+from serving_export.item_index import exact_index, read_index, save_index
+from serving_export.scoring import item_vectors
 from training.tracking import Tracking, number
 
 
@@ -16,10 +18,9 @@ def indexed(served_shop, tmp_path):
     """A store with the index of a GRU, its bundle and its version."""
     tracking = Tracking(served_shop.site)
     gru = next(v for v in tracking.versions() if v.tags["recipe"] == "gru")
-    from serving_export.item_index import build_index
-
     store, bundle = Store(str(tmp_path)), tracking.load(gru)
-    build_index(bundle, number(gru), store)
+    index = exact_index(item_vectors(bundle), np.arange(1, bundle.vocabulary.num_codes))
+    save_index(index, bundle, number(gru), store)
     return store, bundle, number(gru)
 
 
@@ -33,7 +34,7 @@ def test_the_manifest_says_what_the_index_belongs_to(indexed):
     assert manifest["model_version"] == version
     assert manifest["num_items"] == bundle.vocabulary.items.height
     assert manifest["vocabulary_digest"] == bundle.vocabulary.digest()
-    assert read_index(store, bundle, version).ntotal == bundle.vocabulary.items.height
+    assert read_index(store, bundle, version).size == bundle.vocabulary.items.height
 
 
 def test_a_damaged_index_is_refused_by_name(indexed):

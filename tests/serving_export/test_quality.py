@@ -159,8 +159,8 @@ def test_lists_that_break_their_contract_leave_the_last_release(released, monkey
     version = released.store.version(RECOMMENDATIONS)
     stage = type(released.store).stage
 
-    def without_first_ranks(store, table, rows) -> list[StagedFile]:
-        return stage(store, table, rows.filter(pl.col("rank") > 1) if table is RECOMMENDATIONS else rows)
+    def without_first_ranks(store, table, rows, **told) -> list[StagedFile]:
+        return stage(store, table, rows.filter(pl.col("rank") > 1) if table is RECOMMENDATIONS else rows, **told)
 
     monkeypatch.setattr(type(released.store), "stage", without_first_ranks)
     code, out, err = command(released.home, "export", "--site", released.file, "--date", released.days[3])

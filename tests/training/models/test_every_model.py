@@ -11,8 +11,8 @@ import torch
 from features.sequences import Sequences, encode_sessions
 from features.vocabulary import PADDING, learn_vocabulary
 from pipeline.errors import ConfigurationError
-from pipeline.publish import Store
-from serving_export.item_index import build_index
+from serving_export.item_index import exact_index
+from serving_export.scoring import item_vectors
 from training.batch import gather
 from training.bundle import Bundle, build, load_bundle, save_bundle
 from training.evaluation import evaluate_next
@@ -148,15 +148,17 @@ def test_growing_keeps_the_rows_of_known_items(encoder, batch, sessions_of):
     assert torch.equal(grown.states(batch), bundle.recommender.states(batch))
 
 
-def test_the_exact_index_finds_what_the_scores_say(encoder, batch, sessions_of, tmp_path):
+def test_the_exact_index_finds_what_the_scores_say(encoder, batch, sessions_of):
     sessions = sessions_of([[f"i{n}" for n in range(NUM_CODES - 1)]])
     bundle = make_bundle(encoder, make_model(encoder), sessions)
-    indexed = build_index(bundle, 1, Store(str(tmp_path)))
+    index = exact_index(item_vectors(bundle), np.arange(1, NUM_CODES))
+    with torch.inference_mode():
+        states_SD = bundle.recommender.session_vectors(batch)
     for n in (7, NUM_CODES + 10):
-        found = indexed.recommend_last(batch, n, AS_OF)
-        exact = search_exact(bundle.recommender.session_vectors(batch), bundle.recommender.item_vectors(AS_OF), n)
-        assert torch.equal(found.codes_RN, exact.codes_RN)
-        torch.testing.assert_close(found.scores_RN, exact.scores_RN)
+        codes_SN, scores_SN = index.search(states_SD.numpy(), n)
+        exact = search_exact(states_SD, bundle.recommender.item_vectors(AS_OF), n)
+        assert (codes_SN == exact.codes_RN.numpy()).all()
+        np.testing.assert_allclose(scores_SN, exact.scores_RN.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def learn(encoder: str, sessions: pl.DataFrame, folder: Path, epochs: int = 12) -> Bundle:
