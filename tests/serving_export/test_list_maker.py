@@ -224,3 +224,51 @@ def test_rows_come_by_user_channel_and_rank():
         ("u1", "short", 1, "i01", "popular", None),
     ], "an item that the model does not know leads nowhere; who has seen everything has no list"
     assert (slab.num_users, slab.num_popular_only) == (3, 2)
+
+
+def line(**changes: object) -> Case:
+    """One user who wants item 1 most, then 2, and so on up to 20; the first 18 are of one category."""
+    vectors_ID = np.arange(21, 0, -1, dtype=np.float32)[:, None]
+    told = {
+        "vectors_ID": vectors_ID,
+        "popular": np.zeros(0, int),
+        "categories": np.array([-1] + [0] * 18 + [1, 2]),
+        "allowed": np.arange(21) > 0,
+        "seen": [[]],
+        "histories": [[1]],
+        "top_n": 3,
+        "max_per_category": 1,
+        "complements": 0,
+        "related": np.zeros((21, 3), int),
+        "is_approximate": False,
+        "deepest": 1000,
+    }
+    return Case(**told | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "codes"),
+    [
+        ({}, [1, 19, 20]),
+        ({"seen": [[1, 2, 19]]}, [3, 20]),
+        ({"max_per_category": 2}, [1, 2, 19]),
+        ({"max_per_category": None, "seen": [list(range(2, 19))]}, [1, 19, 20]),
+        ({"max_per_category": None, "is_approximate": True, "top_n": 20}, list(range(1, 21))),
+        ({"top_n": 100, "max_per_category": None}, list(range(1, 21))),
+        ({"histories": [[]]}, []),
+    ],
+    ids=[
+        "deep",
+        "deep_seen",
+        "two",
+        "many_seen",
+        "approximate_short",
+        "more_than_items",
+        "unknown_user",
+    ],
+)
+def test_what_is_left_out_is_made_up_for(changes, codes):
+    case = line(**changes)
+    (lists,) = maker_of(case).fill(users_of(case), 0, 1)
+    assert lists.codes_UN[0, : lists.lengths_U[0]].tolist() == codes
+    assert (np.diff(lists.scores_UN[0, : lists.lengths_U[0]]) <= 0).all()
