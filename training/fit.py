@@ -25,7 +25,6 @@ from training.batch import Batch, gather, plan_batches
 from training.checkpoint import check_checkpoint
 from training.faults import diverged, explained
 from training.models.base import SessionModel
-from training.models.gru4rec import Gru4Rec
 from training.objective import NextItem
 from training.recipes import SequenceRecipe
 from training.session_parallel import Step, parallel_steps
@@ -202,8 +201,6 @@ class SessionTraining(lightning.LightningModule):
 class ParallelTraining(SessionTraining):
     """A model that carries its state, through session-parallel steps, on one device."""
 
-    model: Gru4Rec
-
     def train_dataloader(self) -> Any:
         """The same steps in every epoch."""
         return ParallelSteps(self.sequences, self.recipe.batch_size)
@@ -246,6 +243,7 @@ def fit(
             "window.min_item_count or lengthen window.length"
         )
     quiet_lightning()
+    model.see(sequences)
     kind = ParallelTraining if recipe.order == "session_parallel" else SessionTraining
     training = kind(model, sequences, recipe, report, stop)
     trainer = lightning.Trainer(

@@ -29,6 +29,8 @@ class SequenceRecipe(Section):
     hidden_size: int = Field(default=128, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the input vector that is blanked while training."""
+    prior_half_life: Duration | None = Field(default=None, gt=timedelta())
+    """Age at which an event counts half in the recency prior, a column that says what is popular now; null: none."""
     loss: Literal["cross_entropy", "bpr_max", "gbce"] = "cross_entropy"
     """`cross_entropy` over all items, or over drawn ones; `bpr_max` and `gbce` over drawn ones."""
     score_memory_mb: int = Field(default=1024, ge=1)
@@ -119,6 +121,11 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
         (
             recipe.order == "session_parallel" and is_set("batch_events"),
             "batch_events bounds batches of whole sessions; of order session_parallel batch_size is the bound",
+        ),
+        (
+            recipe.prior_half_life is not None and recipe.order == "shuffled",
+            "prior_half_life asks what was popular at the time of a batch, but batches in shuffled order have no time; "
+            "take chronological or session_parallel, or leave it out",
         ),
         (
             recipe.order == "session_parallel" and recipe.encoder not in CARRYING,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from features.sequences import Sequences
 from features.vocabulary import PADDING
 from training.batch import Batch
 
@@ -59,6 +60,16 @@ class SessionModel(Recommender):
 
         With `codes_C` (C, D): these items' rows only, so that a step need not touch the others.
         """
+
+    def see(self, sequences: Sequences) -> None:
+        """Look at the window before training, for what is counted and not learnt; nothing by default."""
+
+    def step(self, item_codes_B: Tensor, carry_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) the states after one more event of each session, and what is carried to the next.
+
+        Only models that recipes can train session-parallel (`CARRYING`) have it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be stepped")
 
     def extra_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Further losses by name, each ()."""
