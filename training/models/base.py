@@ -16,7 +16,7 @@ from features.sequences import Sequences
 from features.vocabulary import PADDING
 from training.batch import Batch
 
-ROWS_AT_ONCE = 256  # states scored at a time: bounds the (rows, I) score matrix
+SCORES_AT_ONCE = 2**24  # states scored at a time, times I: 64 MiB
 BLOCK = 64  # columns of scores whose maximum is taken at once
 
 
@@ -98,10 +98,11 @@ class SessionModel(Recommender):
 @torch.inference_mode()
 def search_exact(states_RD: Tensor, vectors_ID: Tensor, n: int) -> TopItems:
     """The `n` items with the largest dot product for each state."""
-    scores_RI = states_RD.new_empty(min(ROWS_AT_ONCE, len(states_RD)), len(vectors_ID))
+    num_rows = max(1, min(SCORES_AT_ONCE // len(vectors_ID), len(states_RD)))
+    scores_RI = states_RD.new_empty(num_rows, len(vectors_ID))
     parts = [
         top_of_scores(torch.matmul(chunk_RD, vectors_ID.T, out=scores_RI[: len(chunk_RD)]), n)
-        for chunk_RD in states_RD.split(ROWS_AT_ONCE)
+        for chunk_RD in states_RD.split(num_rows)
     ]
     return TopItems(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 

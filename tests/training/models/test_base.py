@@ -49,7 +49,7 @@ def test_a_score_that_is_no_number_is_never_lost(place):
 
 
 def test_the_search_is_that_of_the_whole_product(monkeypatch):
-    monkeypatch.setattr(base, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(base, "SCORES_AT_ONCE", 7 * 60 * BLOCK + 1)
     generator = torch.Generator().manual_seed(1)
     states_RD, vectors_ID = (torch.randn(rows, 8, generator=generator) for rows in (23, 60 * BLOCK))
     found = search_exact(states_RD, vectors_ID, 10)
