@@ -10,11 +10,11 @@ else                                          # the public index: CPU or CUDA to
 export UV_TORCH_BACKEND ?= auto
 endif
 
-.PHONY: help setup fmt check constraints test test-all demo ui clean
+.PHONY: help setup fmt check constraints test test-all test-services demo ui clean
 .DEFAULT_GOAL := help
 
 help:         ## list the targets
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+): [^#]*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+): [^#]*## /\1|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: .venv/.stamp  ## create .venv and install everything, pinned by constraints.txt
 
@@ -45,10 +45,13 @@ constraints: setup  ## solve all dependencies anew into constraints.txt
 	  --custom-compile-command 'make constraints' pyproject.toml -o constraints.txt
 
 test: setup   ## the fast tests
-	$(BIN)/pytest -n auto --dist loadfile -m 'not slow'
+	$(BIN)/pytest -n auto --dist loadfile -m 'not slow and not services'
 
 test-all: setup  ## every test, the slow ones too
 	$(BIN)/pytest
+
+test-services: setup  ## the exporters against real Redis and PostgreSQL servers, whose programs must be installed
+	REQUIRE_SERVICES=1 $(BIN)/pytest -m services
 
 demo: setup   ## eight days of a simulated shop: raw logs to recommendations, two nights through Airflow
 	$(BIN)/python demo.py

@@ -55,6 +55,13 @@ class Form(StrEnum):
     tsv = "tsv"
 
 
+class ListForm(StrEnum):
+    """How lists are sent."""
+
+    rows = "rows"
+    nested = "nested"
+
+
 Step = Callable[[Site, "Store", date], dict[str, Any]]
 app = typer.Typer(
     help="Raw interaction logs in, recommendation tables out, every night.",
@@ -413,6 +420,27 @@ def read(
         f"data through {facts['data_through']}, valid until {facts['valid_until']}{expired}"
     )
     write_table(items, ("channel", "rank", "item_id", "score", "source", "because", "title", "category"))
+
+
+@app.command()
+def send(
+    site: SiteOption,
+    to: Annotated[str, typer.Option(help="A .parquet, .jsonl or .csv file, redis://… or postgresql://…")] = "",
+    to_from: Annotated[str, typer.Option("--to-from", help="An environment variable that holds the address.")] = "",
+    channel: Annotated[str, typer.Option(help="This channel only.")] = "",
+    form: Annotated[ListForm, typer.Option(help="rows, or nested: one row a user.")] = ListForm.rows,
+    version: Annotated[int | None, typer.Option(help="A version that `history` lists; else the newest.")] = None,
+) -> None:
+    """Send the published lists to a file, Redis or PostgreSQL; readers there see the former ones until all is there."""
+    from pipeline.publish import open_store
+    from serving_export.addresses import read_address
+    from serving_export.send import send
+
+    the_site = read_site(site)
+    started = time.monotonic()
+    address = read_address(to, to_from)
+    told = send(the_site, open_store(the_site, must_exist=True), address, channel or None, form.value, version)
+    write_json({"step": "send", "site": the_site.name, "seconds": round(time.monotonic() - started, 2), **told})
 
 
 @app.command()

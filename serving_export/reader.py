@@ -15,14 +15,14 @@ import os
 import warnings
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
-import pyarrow.dataset
-import pyarrow.fs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.fs import DeltaStorageHandler
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
 
 RECOMMENDATIONS = "recommendations"
 SHOWN = ("model_version", "run_id", "data_through", "generated_at", "valid_until")
@@ -95,7 +95,7 @@ class Recommendations:
             pl.scan_delta(f"{self.store}/popular_items", version=version).filter(pl.col("channel") == channel).collect()
         )
 
-    def dataset(self) -> pyarrow.dataset.Dataset:
+    def dataset(self) -> "pyarrow.dataset.Dataset":
         """The rows as a pyarrow dataset, as DuckDB and pandas take it; with `user_bucket`, which prunes files."""
         return self.table.to_pyarrow_dataset()
 
@@ -141,6 +141,9 @@ def open_table(store: str, version: int | None = None) -> DeltaTable:
 
 def is_whole(table: DeltaTable) -> bool:
     """Whether all files of a version are still there."""
+    import pyarrow.fs  # it loads pandas, where there is one
+    from deltalake.fs import DeltaStorageHandler
+
     paths = pl.DataFrame(table.get_add_actions(flatten=True))["path"].to_list()
     files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(table.table_uri)).get_file_info(paths)
     return all(file.type == pyarrow.fs.FileType.File for file in files)
