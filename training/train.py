@@ -104,6 +104,7 @@ def log_data(run_id: str, store: Store, num_sessions: int, digest: str) -> None:
     with mlflow.start_run(run_id=run_id):
         mlflow.log_input(data, context="training")
         mlflow.log_param("num_sessions", num_sessions)
+    mlflow.MlflowClient().update_run(run_id, status="RUNNING")  # leaving start_run has called it finished
 
 
 def microseconds_at_end(site: TrainingSite, day: date) -> int:

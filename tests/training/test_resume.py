@@ -113,6 +113,7 @@ def test_a_training_through_the_command_goes_on_in_its_run_and_leaves_no_checkpo
 
     def cut_off(tracking, run_id, metrics, step=0):
         if step == 2:
+            assert tracking.client.get_run(run_id).info.status == "RUNNING", "a killed run could not be told"
             raise OutOfPower
         log_metrics(tracking, run_id, metrics, step)
 
