@@ -62,6 +62,14 @@ class ListForm(StrEnum):
     nested = "nested"
 
 
+class Purpose(StrEnum):
+    """What a recipe is trained for: a tag of its MLflow run."""
+
+    nightly = "nightly"
+    report = "report"
+    tune = "tune"
+
+
 Step = Callable[[Site, "Store", date], dict[str, Any]]
 app = typer.Typer(
     help="Raw interaction logs in, recommendation tables out, every night.",
@@ -109,23 +117,17 @@ def features(site: Site, store: "Store", day: date) -> dict[str, Any]:
     return counts | {"run_id": tracking.night_run(day).info.run_id}
 
 
-class Purpose(StrEnum):
-    """What a recipe is trained for: a tag of its MLflow run."""
-
-    nightly = "nightly"
-    report = "report"
-    tune = "tune"
-
-
-def train(site: Site, store: "Store", day: date, recipe: str, purpose: Purpose = Purpose.nightly) -> dict[str, Any]:
-    """One recipe is trained, tested on the day and registered; to tune it, the day before is held out instead."""
+def train(
+    site: Site, store: "Store", day: date, recipe: str, seed: int, purpose: Purpose = Purpose.nightly
+) -> dict[str, Any]:
+    """One recipe is trained with one seed, tested and registered; to tune it, the day before is held out instead."""
     from training.train import train
     from training.tune import tune
 
-    told = {"recipe": recipe, "purpose": purpose.value}
+    told = {"recipe": recipe, "seed": seed, "purpose": purpose.value}
     if purpose is Purpose.tune:
-        return told | tune(site, store, day, recipe)
-    return told | train(site, store, day, recipe, purpose.value)
+        return told | tune(site, store, day, recipe, seed)
+    return told | train(site, store, day, recipe, seed, purpose.value)
 
 
 def promote(site: Site, store: "Store", day: date) -> dict[str, Any]:
@@ -208,17 +210,19 @@ def train_command(
     day: DateOption = "",
     first: FromOption = "",
     last: ToOption = "",
+    seed: Annotated[int | None, typer.Option(min=0, help="Train with this seed only; default: training.seeds.")] = None,
     purpose: Annotated[
         Purpose,
         typer.Option(
-            help="`tune`: learn through the day before yesterday, stop when yesterday gets no better, register nothing."
+            help="Only nightly runs can become champion. "
+            "`tune`: learn through the day before yesterday, stop when yesterday gets no better, register nothing."
         ),
     ] = Purpose.nightly,
 ) -> None:
-    """Train one recipe, test it on the day, register it."""
+    """Train one recipe, once per seed; test it on the day, register it."""
     the_site = read_site(site)
     for each in read_days(day, first, last):
-        run_train(the_site, each, recipe, purpose)
+        run_train(the_site, each, recipe, None if seed is None else (seed,), purpose)
 
 
 def validate_command(
@@ -622,10 +626,13 @@ def run_step(name: str, site: Site, day: date, step: Step, label: str = "") -> N
     write_json(facts | result)
 
 
-def run_train(site: Site, day: date, recipe: str, purpose: Purpose = Purpose.nightly) -> None:
-    """Train one recipe as a step."""
-    label = f"-{recipe}" if purpose is Purpose.nightly else f"-{recipe}-{purpose.value}"
-    run_step("train", site, day, partial(train, recipe=recipe, purpose=purpose), label=label)
+def run_train(
+    site: Site, day: date, recipe: str, seeds: tuple[int, ...] | None = None, purpose: Purpose = Purpose.nightly
+) -> None:
+    """Train one recipe as a step, for each of the seeds; by default those of the site."""
+    for seed in site.training.seeds_of(recipe) if seeds is None else seeds:
+        step = partial(train, recipe=recipe, seed=seed, purpose=purpose)
+        run_step("train", site, day, step, label=f"-{recipe}-{seed}-{purpose.value}")
 
 
 def lock(site: Site, step: str, day: date) -> AbstractContextManager[object]:

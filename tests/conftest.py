@@ -279,7 +279,7 @@ def run_night(shop: SmallShop, night: date, recipes: tuple[str, ...] = ("gru", "
     """The model steps of a night; the results by step, trained recipes by name."""
     results = {"features": nightjar.features(shop.site, shop.store, night)}
     for recipe in recipes:
-        results[recipe] = nightjar.train(shop.site, shop.store, night, recipe)
+        results[recipe] = nightjar.train(shop.site, shop.store, night, recipe, 1)
     for name in ("promote", "refit", "export"):
         results[name] = nightjar.STEPS[name](shop.site, shop.store, night)
     return results

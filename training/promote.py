@@ -47,7 +47,7 @@ def promote(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
             f"{site.name}: no version was trained for {night}. Run `nightjar train` for that day first"
         )
     before = champion_before(tracking.champion(), versions, night)
-    candidates = [measure(site, store, tracking, v.tags["recipe"], v, night) for v in challengers]
+    candidates = [measure(site, store, tracking, label(v, challengers), v, night) for v in challengers]
     standing = (
         measure(site, store, tracking, "champion", newest_state(before, versions, night), night) if before else None
     )
@@ -80,13 +80,24 @@ def promote(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
 
 
 def newest_by_recipe(versions: list[ModelVersion], night: date, recipes: list[str]) -> list[ModelVersion]:
-    """The night's trained versions, the newest of each recipe and seed; in the order of the site file's recipes."""
-    trained = [v for v in versions if v.tags["kind"] == "train" and v.tags.get("night") == str(night)]
+    """The night's trained versions, the newest of each recipe and seed; in the order of the site file's recipes.
+
+    Versions that were trained for a report or to tune are none of the night's.
+    """
+    wanted = {"kind": "train", "night": str(night), "purpose": "nightly"}
+    trained = [v for v in versions if wanted.items() <= v.tags.items()]
     found: dict[tuple[str, str], ModelVersion] = {}
     for version in trained:  # newest first
         found.setdefault((version.tags["recipe"], version.tags.get("seed", "")), version)
     place = {recipe: n for n, recipe in enumerate(recipes)}
     return [found[key] for key in sorted(found, key=lambda key: (place.get(key[0], len(place)), key))]
+
+
+def label(version: ModelVersion, beside: list[ModelVersion]) -> str:
+    """The recipe of a version; with its seed where others have the same one."""
+    recipe = version.tags["recipe"]
+    is_only = sum(other.tags["recipe"] == recipe for other in beside) == 1
+    return recipe if is_only else f"{recipe} seed {version.tags['seed']}"
 
 
 def champion_before(champion: ModelVersion | None, versions: list[ModelVersion], night: date) -> ModelVersion | None:
@@ -104,7 +115,7 @@ def newest_state(champion: ModelVersion, versions: list[ModelVersion], night: da
 
 def mark(tracking: Tracking, winner: ModelVersion | None, night: date) -> None:
     """Tag the night's winner as `promoted`, and no other version of the night: an earlier run may have."""
-    name, client = tracking.site.name, tracking.client
+    name, client = tracking.model_name, tracking.client
     if winner is not None:
         client.set_model_version_tag(name, str(winner.version), "promoted", str(night))
     for version in tracking.versions():

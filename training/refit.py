@@ -23,6 +23,7 @@ from pipeline.terminal import log
 from training.bundle import Bundle, build, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.models.base import SessionModel
+from training.notes import NOTE, refit_note
 from training.recipes import SequenceRecipe
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, newest, number
@@ -47,11 +48,13 @@ def refit(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
         "recipe": bundle.recipe_name,
         "recipe_digest": recipe_digest(bundle.recipe),
         "seed": str(bundle.recipe.seed),
+        "purpose": "nightly",
         "kind": "refit",
         "parent_version": str(champion.version),
         "data_digest": digest,
     }
     with tracking.run(night, f"refit {bundle.recipe_name}", tags) as run_id:
+        tracking.client.set_tag(run_id, NOTE, refit_note(number(champion), night))
         sessions = sessions_until(site, store, days, night)
         folder = checkpoint_folder(site, night, tags, bundle.vocabulary)
         fresh, losses = learn_on(site, bundle, sessions, night, folder, tracking.report_epochs(run_id))
@@ -61,7 +64,7 @@ def refit(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
         metrics = losses | {"num_new_items": float(num_new)}
         version = tracking.register(fresh, run_id, {**tags, "night": str(night)})
         remove_checkpoints(folder)
-    serve(tracking, tracking.client.get_model_version(site.name, str(version)), night)
+    serve(tracking, tracking.client.get_model_version(tracking.model_name, str(version)), night)
     return {"run_id": run_id, "model_version": version, "parent_version": number(champion), "metrics": metrics}
 
 

@@ -1,6 +1,6 @@
 """The registered model as MLflow loads it: raw item ids in, raw item ids and scores out.
 
-mlflow.pyfunc.load_model("models:/SITE@serving").predict(pd.DataFrame({"item_ids": [["a", "b"]]}))
+mlflow.pyfunc.load_model("models:/nightjar-SITE@serving").predict([["a", "b"], ["c"]])
 """
 
 from pathlib import Path
@@ -21,10 +21,24 @@ class SessionRecommender(mlflow.pyfunc.PythonModel):
         self.bundle = load_bundle(Path(context.artifacts["bundle"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """`item_ids` (a list a row, oldest first) to `item_ids` and `scores` (lists, best first)."""
+        """Sessions, as a frame or as `read_sessions` takes them, to lists of `item_ids` and `scores`, best first."""
         top = (params or {}).get("top", 20)
-        lists = score_sessions(self.bundle, [list(ids) for ids in model_input["item_ids"]], top)
+        lists = score_sessions(self.bundle, read_sessions(model_input), top)
         return pd.DataFrame({"item_ids": [ids for ids, _ in lists], "scores": [scores for _, scores in lists]})
+
+
+def read_sessions(model_input: Any) -> list[list[str]]:
+    """Sessions of a list of lists, or of a frame or a dictionary with `item_ids`; raises ValueError for others."""
+    if isinstance(model_input, pd.DataFrame | dict):
+        if "item_ids" not in model_input:
+            raise ValueError(
+                f"a session is a list in the column `item_ids`; there is {', '.join(map(str, model_input))}"
+            )
+        model_input = model_input["item_ids"]
+    sessions = list(model_input)
+    if any(isinstance(session, str) or not hasattr(session, "__iter__") for session in sessions):
+        raise ValueError('a session is a list of item ids; write [["a", "b"], ["c"]], also for a single one')
+    return [[str(item_id) for item_id in session] for session in sessions]
 
 
 mlflow.models.set_model(SessionRecommender())

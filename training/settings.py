@@ -3,12 +3,12 @@
 import difflib
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from features.settings import FeaturesSite
 from pipeline.settings import Section
 from training.export_settings import Export, check_export
-from training.recipes import find_recipe
+from training.recipes import SequenceRecipe, find_recipe
 
 DEFAULT_RECIPES = ("gru", "popularity", "recent_popularity")
 
@@ -22,6 +22,8 @@ class Training(Section):
     """The metric that chooses and gates; of the protocols `all` or `warm`."""
     refit: Literal["warm", "none"] = "warm"
     """`warm`: the champion learns one more pass through the newest day. `none`: it is exported as trained."""
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
+    """Each sequence recipe is trained once with each; a recipe with a `seed` of its own keeps to that one."""
     metric_ks: tuple[PositiveInt, ...] = Field(default=(1, 5, 10, 20), min_length=1)
     """Lengths of the lists that metrics look at."""
 
@@ -31,6 +33,20 @@ class Training(Section):
         for name in self.recipes:
             find_recipe(name, self)
         return self
+
+    @model_validator(mode="after")
+    def seeds_differ(self) -> "Training":
+        """A seed given twice would be the same run twice."""
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds are {list(self.seeds)}; give each seed once")
+        return self
+
+    def seeds_of(self, recipe_name: str) -> tuple[int, ...]:
+        """The seeds that a recipe is trained with; baselines draw nothing, and have one run."""
+        recipe = find_recipe(recipe_name, self)
+        if not isinstance(recipe, SequenceRecipe) or "seed" in (self.recipes.get(recipe_name) or {}):
+            return (recipe.seed,)
+        return self.seeds
 
     @model_validator(mode="after")
     def champion_metric_is_measured(self) -> "Training":

@@ -1,7 +1,8 @@
 """Everything MLflow: the experiment of a site, the run of a night, versions, aliases and tags.
 
-One registered model a site. A version is found by its tags, never by its number: `recipe`, `night`, `data_through`,
-`kind` (train | refit), `parent_version`. The alias `champion` names the winner, `serving` what is exported.
+One registered model a site, `nightjar-SITE`. A version is found by its tags, never by its number: `recipe`, `night`,
+`data_through`, `kind` (train | refit), `purpose` (nightly | report | tune), `parent_version`. The alias `champion`
+names the winner, `serving` what is exported.
 """
 
 import logging
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -27,14 +28,16 @@ from pipeline.dates import ONE_DAY
 from pipeline.errors import ConfigurationError, RetryableError
 from training.bundle import Bundle, load_bundle, save_bundle
 from training.delivery import answered, deliver_all, post, without_patience
+from training.notes import MODEL_NOTE, NOTE, experiment_note, night_note, saved_views, version_note
+from training.outcomes import Outcomes
 from training.settings import TrainingSite
 
 SERVED_MODEL = Path(__file__).parent / "served_model.py"
 REQUIREMENTS = ["nightjar[train]"]
 BUNDLE = "bundle"
+OUTCOMES = "outcomes.parquet"
 COMPLETE = "kind"  # the tag that is written last: a version without it was never finished
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(Array(DataType.string), "item_ids")]),
+SIGNATURE = ModelSignature(  # no inputs: with a schema MLflow would refuse plain lists of lists
     outputs=Schema([ColSpec(Array(DataType.string), "item_ids"), ColSpec(Array(DataType.double), "scores")]),
     params=ParamSchema([ParamSpec("top", DataType.long, 20)]),
 )
@@ -66,11 +69,13 @@ class Tracking:
             logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", message=".*input example was not provided.*")
         self.site = site
+        self.model_name = f"nightjar-{site.name}"
         site.home.mkdir(parents=True, exist_ok=True)
         use_tracking(tracking_uri(site.home))
         self.client = MlflowClient()
         with answered(tracking_uri(site.home)):
             self.experiment_id = self.find_experiment()
+            self.describe_experiment()
             deliver_all(site.home, tracking_uri(site.home))
 
     def find_experiment(self) -> str:
@@ -85,6 +90,18 @@ class Tracking:
         except MlflowException:
             return str(self.client.get_experiment_by_name(self.site.name).experiment_id)
 
+    def describe_experiment(self) -> None:
+        """Say what the experiment holds, and which columns its tables show; written once."""
+        told = self.client.get_experiment(self.experiment_id).tags
+        wanted = saved_views(self.site) | {
+            NOTE: experiment_note(self.site, self.experiment_id),
+            "mlflow.experimentKind": "custom_model_development",
+            "mlflow.experiment.primaryMetric.name": self.site.training.champion_metric,
+        }
+        for name, value in wanted.items():
+            if told.get(name) != value:
+                self.client.set_experiment_tag(self.experiment_id, name, value)
+
     def night_run(self, night: date) -> Run:
         """The parent run of a night, made at first use."""
         query = f"tags.night = '{night}' and tags.kind = 'night'"
@@ -93,6 +110,7 @@ class Tracking:
             return found[0]
         tags = {"site": self.site.name, "night": str(night), "kind": "night", "purpose": "nightly"}
         run = self.client.create_run(self.experiment_id, tags=tags, run_name=f"night {night}")
+        self.client.set_tag(run.info.run_id, NOTE, night_note(self.site, night))
         self.client.set_terminated(run.info.run_id)
         return run
 
@@ -137,6 +155,18 @@ class Tracking:
         )
         return str(found[0].info.run_id) if found else None
 
+    def describe(self, run_id: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+        """Parameters and tags of a run, in one call; parameters of a run that goes on must be as they were."""
+        told = [Param(name, str(value)) for name, value in params.items()]
+        self.client.log_batch(run_id, params=told, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def keep_outcomes(self, run_id: str, outcomes: Outcomes, folder: str | None = None) -> None:
+        """What a model did on the day, visitor by visitor, as an artifact: enough to compare it with others later."""
+        with tempfile.TemporaryDirectory(prefix="nightjar-") as scratch:
+            file = Path(scratch) / OUTCOMES
+            outcomes.save(file)
+            self.client.log_artifact(run_id, str(file), folder)
+
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Numbers of a run, in one call; they wait on disk while the server is away."""
         post(self.site.home, tracking_uri(self.site.home), run_id, metrics, step)
@@ -156,13 +186,15 @@ class Tracking:
                     python_model=str(SERVED_MODEL),
                     artifacts={BUNDLE: str(files)},
                     signature=SIGNATURE,
-                    registered_model_name=self.site.name,
+                    registered_model_name=self.model_name,
                     pip_requirements=REQUIREMENTS,
                 )
         version = int(logged.registered_model_version)
+        self.client.update_registered_model(self.model_name, MODEL_NOTE.format(name=self.model_name))
+        self.client.update_model_version(self.model_name, str(version), version_note(bundle, tags))
         told = {"data_through": str(bundle.data_through), "recipe": bundle.recipe_name, **tags}
         for name in sorted(told, key=lambda name: name == COMPLETE):
-            self.client.set_model_version_tag(self.site.name, str(version), name, told[name])
+            self.client.set_model_version_tag(self.model_name, str(version), name, told[name])
         return version
 
     def versions(self) -> list[ModelVersion]:
@@ -171,7 +203,7 @@ class Tracking:
         page = None
         while page is None or page.token:
             token = page.token if page else None
-            page = self.client.search_model_versions(f"name = '{self.site.name}'", max_results=1000, page_token=token)
+            page = self.client.search_model_versions(f"name = '{self.model_name}'", max_results=1000, page_token=token)
             found += page
         whole = [version for version in found if COMPLETE in version.tags]
         return sorted(whole, key=lambda version: int(version.version), reverse=True)
@@ -183,17 +215,17 @@ class Tracking:
     def by_alias(self, alias: str) -> ModelVersion | None:
         """The version that an alias names; None if there is no such alias or no model yet."""
         try:
-            return self.client.get_model_version_by_alias(self.site.name, alias)
+            return self.client.get_model_version_by_alias(self.model_name, alias)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise RetryableError(
-                f"cannot read the alias {alias!r} of {self.site.name} from {tracking_uri(self.site.home)}: {error}"
+                f"cannot read the alias {alias!r} of {self.model_name} from {tracking_uri(self.site.home)}: {error}"
             ) from error
 
     def set_alias(self, alias: str, version: int) -> None:
         """Point an alias at a version."""
-        self.client.set_registered_model_alias(self.site.name, alias, str(version))
+        self.client.set_registered_model_alias(self.model_name, alias, str(version))
 
     def load(self, version: ModelVersion) -> Bundle:
         """The bundle of a version."""

@@ -5,17 +5,21 @@ Writes  an MLflow run with parameters, losses, metrics and data; a registered ve
 """
 
 import tempfile
+import time
+from collections.abc import Sequence
 from datetime import date
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+import torch
 
 from features.build import check_features, read_training_rows, read_vocabulary
 from features.sequences import Sequences, read_sequences
 from features.tables import SEQUENCES
 from features.vocabulary import Vocabulary
-from features.window import check_passed
+from features.window import check_passed, window_days
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.publish import Store
 from pipeline.terminal import log
@@ -23,6 +27,7 @@ from training.bundle import Bundle, build, describe_recipe, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.measure import measure_bundle
 from training.models.base import Recommender, SessionModel
+from training.notes import NOTE, run_note
 from training.recipes import Recipe, SequenceRecipe, find_recipe
 from training.settings import TrainingSite
 from training.tracking import Tracking
@@ -31,9 +36,14 @@ if TYPE_CHECKING:
     from training.fit import Losses, Report
 
 
-def train(site: TrainingSite, store: Store, night: date, recipe_name: str, purpose: str = "nightly") -> dict[str, Any]:
-    """Fit, test and register one recipe; return its run, version and metrics. `purpose` is a tag of the run."""
-    recipe = find_recipe(recipe_name, site.training)
+def train(
+    site: TrainingSite, store: Store, night: date, recipe_name: str, seed: int, purpose: str = "nightly"
+) -> dict[str, Any]:
+    """Fit, test and register one recipe with one seed; return its run, version and metrics.
+
+    `purpose` is a tag of the run; only versions of nightly runs can become champion.
+    """
+    recipe = find_recipe(recipe_name, site.training).model_copy(update={"seed": seed})
     vocabulary, rows = read_vocabulary(store, night), read_training_rows(store, night)
     digest = check_features(site, store, night)
     check_passed(site, store, night)
@@ -41,23 +51,29 @@ def train(site: TrainingSite, store: Store, night: date, recipe_name: str, purpo
     tags = {
         "recipe": recipe_name,
         "recipe_digest": recipe_digest(recipe),
-        "seed": str(recipe.seed),
+        "seed": str(seed),
         "data_digest": digest,
         "kind": "train",
         "purpose": purpose,
     }
-    with tracking.run(night, recipe_name, tags) as run_id:
-        for name, value in describe_recipe(recipe).items():
-            tracking.client.log_param(run_id, name, value)
-        log_data(run_id, store, rows.height, digest)
+    sequences = read_sequences(rows)
+    with tracking.run(night, run_name(recipe_name, recipe), tags) as run_id:
+        days = window_days(site, store, night - ONE_DAY)
+        tracking.describe(run_id, describe_recipe(recipe) | describe_data(days, vocabulary, sequences), surroundings())
+        tracking.client.set_tag(run_id, NOTE, run_note(site, night, recipe_name))
+        log_data(run_id, store, digest)
         as_of = microseconds_at_end(site, night - ONE_DAY)
         log.info("%s: training on %d sessions, %d items", recipe_name, rows.height, vocabulary.items.height)
         folder = checkpoint_folder(site, night, tags, vocabulary)
         report = tracking.report_epochs(run_id)
-        recommender, losses = make(recipe, vocabulary, read_sequences(rows), as_of, folder, report)
+        is_whole, started = not folder.exists(), time.monotonic()
+        recommender, losses = make(recipe, vocabulary, sequences, as_of, folder, report)
+        speed = describe_speed(recipe, sequences, time.monotonic() - started) if is_whole else {}
         bundle = Bundle(recommender, vocabulary, recipe_name, recipe, night - ONE_DAY, as_of)
-        metrics = measure_bundle(site, store, bundle, night).means()
-        tracking.log_metrics(run_id, metrics)
+        outcomes = measure_bundle(site, store, bundle, night)
+        metrics = outcomes.numbers()
+        tracking.log_metrics(run_id, metrics | speed)
+        tracking.keep_outcomes(run_id, outcomes)
         version = tracking.register(bundle, run_id, {**tags, "night": str(night)})
         remove_checkpoints(folder)
     return {"run_id": run_id, "model_version": version, "metrics": losses | metrics}
@@ -96,14 +112,47 @@ def fit_in(
         return fit(model, sequences, recipe, epochs, Path(scratch), report)
 
 
-def log_data(run_id: str, store: Store, num_sessions: int, digest: str) -> None:
+def run_name(recipe_name: str, recipe: Recipe) -> str:
+    """`gru seed 2`; a baseline draws nothing, so its name is enough."""
+    return f"{recipe_name} seed {recipe.seed}" if isinstance(recipe, SequenceRecipe) else recipe_name
+
+
+def describe_data(days: Sequence[date], vocabulary: Vocabulary, sequences: Sequences) -> dict[str, Any]:
+    """What a run has learnt from, as MLflow parameters."""
+    num_events = len(sequences.item_codes)
+    return {
+        "window_first_day": days[0],
+        "window_last_day": days[-1],
+        "window_days": len(days),
+        "num_items": vocabulary.items.height,
+        "num_sessions": sequences.num_sessions,
+        "num_events": num_events,
+        "num_targets": num_events - sequences.num_sessions,
+    }
+
+
+def surroundings() -> dict[str, str]:
+    """With what a run was made, as tags: a run that goes on may go on elsewhere."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"device": device, "torch": torch.__version__, "nightjar": metadata.version("nightjar")}
+
+
+def describe_speed(recipe: Recipe, sequences: Sequences, seconds: float) -> dict[str, float]:
+    """How long the fit took, and how many events it read a second; baselines read each once."""
+    epochs = recipe.epochs if isinstance(recipe, SequenceRecipe) else 1
+    return {
+        "train_seconds": seconds,
+        "train_events_per_second": epochs * len(sequences.item_codes) / max(seconds, 1e-9),
+    }
+
+
+def log_data(run_id: str, store: Store, digest: str) -> None:
     """Say in the run which data it learnt from."""
     data = mlflow.data.meta_dataset.MetaDataset(
         mlflow.data.sources.LocalArtifactDatasetSource(store.table_uri(SEQUENCES.name)), "sequences", digest
     )
     with mlflow.start_run(run_id=run_id):
         mlflow.log_input(data, context="training")
-        mlflow.log_param("num_sessions", num_sessions)
     mlflow.MlflowClient().update_run(run_id, status="RUNNING")  # leaving start_run has called it finished
 
 

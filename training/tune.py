@@ -23,14 +23,15 @@ from training.evaluation import evaluate_next
 from training.recipes import SequenceRecipe, find_recipe
 from training.settings import TrainingSite
 from training.tracking import Tracking
-from training.train import microseconds_at_end
+from training.train import microseconds_at_end, run_name
 
 MOST_EPOCHS = 50
 
 
-def tune(site: TrainingSite, store: Store, night: date, recipe_name: str) -> dict[str, Any]:
+def tune(site: TrainingSite, store: Store, night: date, recipe_name: str, seed: int) -> dict[str, Any]:
     """Fit until the held-out day gets no better; return the best epoch and its metrics."""
-    recipe, held_out = find_recipe(recipe_name, site.training), night - ONE_DAY
+    recipe = find_recipe(recipe_name, site.training).model_copy(update={"seed": seed})
+    held_out = night - ONE_DAY
     days = window_days(site, store, held_out - ONE_DAY)
     test = held_out_sessions(site, store, held_out)
     sessions = sessions_until(site, store, days, held_out - ONE_DAY)
@@ -47,13 +48,13 @@ def tune(site: TrainingSite, store: Store, night: date, recipe_name: str) -> dic
     tags = {
         "recipe": recipe_name,
         "recipe_digest": recipe_digest(recipe),
-        "seed": str(recipe.seed),
+        "seed": str(seed),
         "data_digest": data_digest(store, [*days, held_out], site.window.min_item_count),
         "kind": "tune",
         "purpose": "tune",
         "test_day": str(held_out),
     }
-    with tracking.run(night, f"tune {recipe_name}", tags) as run_id:
+    with tracking.run(night, f"tune {run_name(recipe_name, recipe)}", tags) as run_id:
         for name, value in describe_recipe(recipe).items():
             tracking.client.log_param(run_id, name, value)
         log.info("%s: tuning on %d sessions, tested on %s", recipe_name, sequences.num_sessions, held_out)

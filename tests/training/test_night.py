@@ -61,7 +61,7 @@ def test_every_night_ends_with_a_refit_of_its_champion(served_shop, tracking):
     refits = of_kind(tracking, "refit")
     assert [data_through(v) for v in refits] == served_shop.days[3:5]
     for version in refits:
-        parent = tracking.client.get_model_version("small", version.tags["parent_version"])
+        parent = tracking.client.get_model_version("nightjar-small", version.tags["parent_version"])
         assert parent.tags["promoted"]
         assert parent.tags["recipe"] == version.tags["recipe"]
         old, new = tracking.load(parent).vocabulary, tracking.load(version).vocabulary
@@ -103,7 +103,7 @@ def test_the_served_version_of_an_old_day_is_found_by_tag(served_shop, tracking)
 
 
 def test_mlflow_serves_raw_ids(served_shop, tracking):
-    model = mlflow.pyfunc.load_model("models:/small@serving")
+    model = mlflow.pyfunc.load_model("models:/nightjar-small@serving")
     known = tracking.load(tracking.by_alias("serving")).vocabulary.item_ids()[1:3].to_list()
     odd = "a,\"b'; DROP"
     answer = model.predict(pd.DataFrame({"item_ids": [[odd, *known], [odd], known]}), params={"top": 3})
@@ -111,6 +111,11 @@ def test_mlflow_serves_raw_ids(served_shop, tracking):
     assert answer["item_ids"][0] == answer["item_ids"][2]
     assert answer["scores"][0] == sorted(answer["scores"][0], reverse=True)
     assert len(model.predict(pd.DataFrame({"item_ids": [known]}))["item_ids"][0]) == 20
+    pd.testing.assert_frame_equal(model.predict([[odd, *known], [odd], known], params={"top": 3}), answer)
+    with pytest.raises(ValueError, match="a session is a list of item ids"):
+        model.predict(known)
+    with pytest.raises(ValueError, match="there is items"):
+        model.predict(pd.DataFrame({"items": [known]}))
 
 
 def test_nothing_on_disk_is_a_pickle(served_shop):
@@ -129,7 +134,7 @@ def test_items_with_commas_and_quotes_can_be_learnt_and_served(copy_shop, popula
         version = tracking.register(popularity_bundle([odd * 2]), run_id, {"kind": "train", "night": "2026-03-02"})
     tracking.set_alias("serving", version)
     assert isinstance(version, int)
-    model = mlflow.pyfunc.load_model("models:/small@serving")
+    model = mlflow.pyfunc.load_model("models:/nightjar-small@serving")
     answer = model.predict(pd.DataFrame({"item_ids": [["a,b"], ["it's", 'say "hi"']]}), params={"top": 9})
     assert sorted(answer["item_ids"][0]) == sorted(answer["item_ids"][1]) == sorted(odd)
 
@@ -138,12 +143,12 @@ def test_training_again_gives_the_same_numbers_and_weights(copy_shop, served_sho
     shop = copy_shop()
     night = shop.days[3]
     nightjar.features(shop.site, shop.store, night)
-    again, before = train(shop.site, shop.store, night, "gru"), served_shop.told[night]["gru"]
+    again, before = train(shop.site, shop.store, night, "gru", 1), served_shop.told[night]["gru"]
     assert again["metrics"] == before["metrics"]
     weights = []
     for home, told in ((shop, again), (served_shop, before)):
         tracking = Tracking(home.site)
-        version = tracking.client.get_model_version("small", str(told["model_version"]))
+        version = tracking.client.get_model_version("nightjar-small", str(told["model_version"]))
         weights.append(tracking.load(version).recommender.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -152,7 +157,7 @@ def test_a_site_without_refit_serves_its_champion(copy_shop, judge):
     shop = copy_shop(training={"recipes": {"popularity": None}, "refit": "none"})
     night = shop.days[3]
     nightjar.features(shop.site, shop.store, night)
-    trained = nightjar.train(shop.site, shop.store, night, "popularity")
+    trained = nightjar.train(shop.site, shop.store, night, "popularity", 1)
     nightjar.promote(shop.site, shop.store, night)
     served = refit(shop.site, shop.store, night)
     assert served["model_version"] == trained["model_version"] == 1
@@ -162,7 +167,7 @@ def test_a_site_without_refit_serves_its_champion(copy_shop, judge):
     judge(shop.store, night, "failed")
     for step in (
         lambda: refit(shop.site, shop.store, night),
-        lambda: train(shop.site, shop.store, night, "popularity"),
+        lambda: train(shop.site, shop.store, night, "popularity", 1),
     ):
         with pytest.raises(ContractError, match="2026-03-04 has not passed validation"):
             step()

@@ -49,7 +49,7 @@ class Nights:
         monkeypatch.setattr(Tracking, "load", lambda self, version: version)
         monkeypatch.setattr(promoting, "measure_bundle", self.measure)
         monkeypatch.setattr(promoting, "measure_order", lambda *_: ORDER)
-        self.tracking.client.create_registered_model(shop.site.name)
+        self.tracking.client.create_registered_model(self.tracking.model_name)
 
     def measure(self, site, store, version: ModelVersion, day: date) -> Outcomes:
         assert data_through(version) < day
@@ -59,8 +59,16 @@ class Nights:
     def register(self, night: date, recipe: str, kind: str = "train", **tags: str) -> int:
         """A version without a model."""
         through = night - timedelta(days=kind == "train")
-        told = {"recipe": recipe, "seed": "1", "night": str(night), "data_through": str(through), "kind": kind, **tags}
-        version = self.tracking.client.create_model_version(self.shop.site.name, "nowhere", tags=told)
+        told = {
+            "recipe": recipe,
+            "seed": "1",
+            "purpose": "nightly",
+            "night": str(night),
+            "data_through": str(through),
+            "kind": kind,
+            **tags,
+        }
+        version = self.tracking.client.create_model_version(self.tracking.model_name, "nowhere", tags=told)
         return int(version.version)
 
     def promote(self, night: date, **values: float) -> dict[str, object]:
@@ -238,7 +246,7 @@ def test_the_nights_run_tells_the_last_verdict_only(nights):
 def test_versions_that_were_never_finished_are_not_seen(nights):
     nights.register(FIRST, "gru")
     unfinished = nights.register(FIRST, "popularity")
-    nights.tracking.client.delete_model_version_tag(nights.shop.site.name, str(unfinished), "kind")
+    nights.tracking.client.delete_model_version_tag(nights.tracking.model_name, str(unfinished), "kind")
     assert [int(v.version) for v in nights.tracking.versions()] == [1]
     assert nights.promote(FIRST, gru=0.3)["challenger"] == "gru"
 
@@ -251,7 +259,7 @@ def test_a_tracking_server_that_fails_is_no_site_without_a_champion(nights, monk
 
     assert nights.champion() is None
     monkeypatch.setattr(nights.tracking.client, "get_model_version_by_alias", fail)
-    with pytest.raises(RetryableError, match=r"alias 'champion' of small.*connection refused"):
+    with pytest.raises(RetryableError, match=r"alias 'champion' of nightjar-small.*connection refused"):
         nights.tracking.champion()
 
 

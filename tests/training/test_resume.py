@@ -108,7 +108,7 @@ def test_a_training_through_the_command_goes_on_in_its_run_and_leaves_no_checkpo
     shop = copy_shop(training={"recipes": {"gru": {"hidden_size": 8, "epochs": 3}}})
     night = shop.days[3]
     nightjar.features(shop.site, shop.store, night)
-    whole = train.train(shop.site, shop.store, night, "gru")
+    whole = train.train(shop.site, shop.store, night, "gru", 1)
     log_metrics = Tracking.log_metrics
 
     def cut_off(tracking, run_id, metrics, step=0):
@@ -120,10 +120,10 @@ def test_a_training_through_the_command_goes_on_in_its_run_and_leaves_no_checkpo
     with monkeypatch.context() as patched:
         patched.setattr(Tracking, "log_metrics", cut_off)
         with pytest.raises(OutOfPower):
-            train.train(shop.site, shop.store, night, "gru")
+            train.train(shop.site, shop.store, night, "gru", 1)
     (left,) = (shop.home / "checkpoints" / "small" / str(night)).iterdir()
     assert left.name.startswith("gru-1-")
-    resumed = train.train(shop.site, shop.store, night, "gru")
+    resumed = train.train(shop.site, shop.store, night, "gru", 1)
     client = Tracking(shop.site).client
     runs = {run.info.run_id: run.info.status for run in client.search_runs([Tracking(shop.site).experiment_id])}
     assert resumed["metrics"] == whole["metrics"]

@@ -40,7 +40,7 @@ def test_tuning_tells_the_best_epoch_registers_nothing_and_is_blind_to_the_night
     shop = copy_shop()
     night = shop.days[4]
     judge(shop.store, night, "failed")
-    told = nightjar.train(shop.site, shop.store, night, recipe, nightjar.Purpose.tune)
+    told = nightjar.train(shop.site, shop.store, night, recipe, 1, nightjar.Purpose.tune)
     tracking = Tracking(shop.site)
     assert tracking.versions() == []
     run = tracking.client.get_run(told["run_id"])

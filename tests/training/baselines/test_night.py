@@ -14,7 +14,7 @@ def test_a_baseline_can_be_champion_and_fill_everyones_list(recipe, copy_shop):
     shop = copy_shop(training={"recipes": {recipe: None}})
     night = shop.days[3]
     nightjar.features(shop.site, shop.store, night)
-    trained = nightjar.train(shop.site, shop.store, night, recipe)
+    trained = nightjar.train(shop.site, shop.store, night, recipe, 1)
     assert trained["metrics"]["warm/next_recall_at_20"] > 20 / 110
     verdict = nightjar.STEPS["promote"](shop.site, shop.store, night)
     assert (verdict["promoted"], verdict["challenger"]) == (True, recipe)
