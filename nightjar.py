@@ -327,6 +327,31 @@ def has_window(site: Site, day: date) -> bool:
 
 
 @app.command()
+def compare(
+    site: SiteOption,
+    day: Annotated[str, typer.Option("--date", help="The night: the day that its models were tested on.")],
+    purpose: Annotated[Purpose, typer.Option(help="Which runs: nightly or report.")] = Purpose.nightly,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON line with every number instead of a table.")
+    ] = False,
+) -> None:
+    """Show a night's models beside each other, and write the same as an HTML page that opens offline."""
+    from training import compare
+    from training.tracking import Tracking
+
+    the_site, night = read_site(site), read_day(day)
+    tracking = Tracking(the_site)
+    rows = compare.compare(the_site, tracking, night, purpose.value)
+    page = compare.keep(the_site, tracking, night, rows, purpose.value)
+    if as_json:
+        facts = {"step": "compare", "site": the_site.name, "date": night, "purpose": purpose.value, "page": page}
+        write_json(facts | {"models": compare.as_facts(rows)})
+        return
+    write_text(compare.as_text(rows, the_site))
+    log.info("the same with pictures: %s", page)
+
+
+@app.command()
 def recommend(
     site: SiteOption,
     item: Annotated[list[str] | None, typer.Option(help="An item id as in the log, oldest first; repeat it.")] = None,

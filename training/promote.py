@@ -14,12 +14,14 @@ from typing import Any
 
 import polars as pl
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 
 from pipeline.dates import ONE_DAY
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, NightjarError
 from pipeline.ids import sha256
 from pipeline.publish import Store
 from pipeline.terminal import log
+from training.compare import compare, keep
 from training.difference import paired_difference
 from training.measure import measure_bundle, measure_order
 from training.outcomes import Outcomes
@@ -67,8 +69,9 @@ def promote(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
     log.info("%s", text)
     tracking.client.log_text(run_id, text, "comparison.txt")
     tracking.log_metrics(run_id, metrics)
-    for name, value in verdict.items():
+    for name, value in (verdict | {"challenger_run": best.version.run_id}).items():
         tracking.client.set_tag(run_id, f"gate.{name}", "" if value is None else str(value))
+    keep_comparison(site, tracking, night)
     return {
         "run_id": run_id,
         "model_version": number(best.version),
@@ -77,6 +80,14 @@ def promote(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
         "metrics": metrics,
         "comparison": table,
     }
+
+
+def keep_comparison(site: TrainingSite, tracking: Tracking, night: date) -> None:
+    """The page and the pictures that `nightjar compare` makes, with the night's run; a night goes on without them."""
+    try:
+        keep(site, tracking, night, compare(site, tracking, night), "nightly")
+    except (NightjarError, MlflowException, OSError) as error:
+        log.warning("the night goes on without its page of comparison: %s", error)
 
 
 def newest_by_recipe(versions: list[ModelVersion], night: date, recipes: list[str]) -> list[ModelVersion]:

@@ -167,6 +167,20 @@ class Tracking:
             outcomes.save(file)
             self.client.log_artifact(run_id, str(file), folder)
 
+    def keep_pictures(self, run_id: str, pictures: Mapping[str, bytes], folder: str) -> None:
+        """Pictures by file name, as artifacts of a run."""
+        with tempfile.TemporaryDirectory(prefix="nightjar-") as scratch:
+            for name, content in pictures.items():
+                (Path(scratch) / name).write_bytes(content)
+            self.client.log_artifacts(run_id, scratch, folder)
+
+    def losses(self, run_id: str) -> list[tuple[int, float]]:
+        """The training loss after each epoch; none for a baseline, or while the server is away."""
+        with suppress(MlflowException), without_patience():
+            points = {p.step: p.value for p in self.client.get_metric_history(run_id, "train_loss")}
+            return sorted(points.items())
+        return []
+
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Numbers of a run, in one call; they wait on disk while the server is away."""
         post(self.site.home, tracking_uri(self.site.home), run_id, metrics, step)

@@ -25,9 +25,11 @@ from pipeline.publish import Store
 from pipeline.terminal import log
 from training.bundle import Bundle, build, describe_recipe, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
+from training.compare import PICTURES, recalls
 from training.measure import measure_bundle
 from training.models.base import Recommender, SessionModel
 from training.notes import NOTE, run_note
+from training.pictures import Drawn, learning_curve
 from training.recipes import Recipe, SequenceRecipe, find_recipe
 from training.settings import TrainingSite
 from training.tracking import Tracking
@@ -74,6 +76,7 @@ def train(
         metrics = outcomes.numbers()
         tracking.log_metrics(run_id, metrics | speed)
         tracking.keep_outcomes(run_id, outcomes)
+        tracking.keep_pictures(run_id, draw(site, tracking.losses(run_id), recipe_name, recipe, metrics), PICTURES)
         version = tracking.register(bundle, run_id, {**tags, "night": str(night)})
         remove_checkpoints(folder)
     return {"run_id": run_id, "model_version": version, "metrics": losses | metrics}
@@ -115,6 +118,15 @@ def fit_in(
 def run_name(recipe_name: str, recipe: Recipe) -> str:
     """`gru seed 2`; a baseline draws nothing, so its name is enough."""
     return f"{recipe_name} seed {recipe.seed}" if isinstance(recipe, SequenceRecipe) else recipe_name
+
+
+def draw(
+    site: TrainingSite, losses: list[tuple[int, float]], recipe_name: str, recipe: Recipe, metrics: dict[str, float]
+) -> dict[str, bytes]:
+    """The pictures of a run by file name: the learning curve, and recall seen from three sides."""
+    name = run_name(recipe_name, recipe)
+    pictures = recalls([Drawn(name, not isinstance(recipe, SequenceRecipe), metrics)], site)
+    return pictures | ({"learning_curve.png": learning_curve(losses, name)} if losses else {})
 
 
 def describe_data(days: Sequence[date], vocabulary: Vocabulary, sequences: Sequences) -> dict[str, Any]:

@@ -47,6 +47,23 @@ def test_each_recipe_is_a_version_with_its_tags(served_shop, tracking):
         assert parent.data.tags["kind"] == "night"
 
 
+def test_a_run_says_what_it_learnt_from_and_shows_what_came_out(served_shop, tracking):
+    for version in of_kind(tracking, "train")[:2]:
+        run = tracking.client.get_run(version.run_id)
+        sequences = served_shop.told[served_shop.days[3]]["features"]
+        told = {"num_sessions": str(sequences["sequences"]), "num_items": str(sequences["items"]), "seed": "1"}
+        assert run.data.params.items() >= told.items()
+        assert int(run.data.params["num_targets"]) == int(run.data.params["num_events"]) - sequences["sequences"]
+        low, mean, high = (run.data.metrics[f"all/next_mrr_at_20{bound}"] for bound in ("_low", "", "_high"))
+        assert low < mean < high
+        assert "all_by_popularity/head/next_recall_at_20_low" in run.data.metrics
+        assert run.data.metrics["train_events_per_second"] > 0
+        assert {"device", "torch", "nightjar", "mlflow.note.content"} <= set(run.data.tags)
+        pictures = {file.path.rsplit("/", 1)[1] for file in tracking.client.list_artifacts(version.run_id, "pictures")}
+        assert ("learning_curve.png" in pictures) == (version.tags["recipe"] == "gru")
+        assert {"recall_by_k.png", "recall_by_session_length.png", "recall_by_popularity.png"} <= pictures
+
+
 def test_a_learnt_model_beats_chance_and_logs_its_loss(tracking):
     gru = of_kind(tracking, "train")[0]
     run = tracking.client.get_run(gru.run_id)
@@ -121,7 +138,17 @@ def test_mlflow_serves_raw_ids(served_shop, tracking):
 def test_nothing_on_disk_is_a_pickle(served_shop):
     files = [path for path in (served_shop.home / "mlartifacts").rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"weights.safetensors", "bundle.json", "vocabulary.parquet", "MLmodel"}
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".parquet", ".py", ".yaml", ".txt", ""}
+    assert {path.suffix for path in files} <= {
+        ".png",
+        ".html",
+        ".safetensors",
+        ".json",
+        ".parquet",
+        ".py",
+        ".yaml",
+        ".txt",
+        "",
+    }
     assert {path.name for path in files if not path.suffix} == {"MLmodel", "registered_model_meta"}
     assert not [path for path in files if path.read_bytes()[:1] == b"\x80" or path.read_bytes()[:2] == b"PK"]
 
