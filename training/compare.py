@@ -158,10 +158,12 @@ def cells(rows: Sequence[Compared], site: TrainingSite) -> tuple[list[str], list
     """Headings and cells of the table; intervals are 95 %, `sd` is over seeds."""
     metrics = shown_metrics(site)
     short = [metric.replace("next_", "").replace("any_", "") for metric in metrics]
-    headings = ["model", "role", *short, f"{short[0]} − best baseline", "p"]
-    return headings, [
-        [row.name, row.role, *(cell(row, metric) for metric in metrics), *difference_cells(row)] for row in rows
-    ]
+    headings = ["model", "role", short[0], "minus best baseline", "p", *short[1:]]
+    lines = []
+    for row in rows:
+        deciding, *others = (cell(row, metric) for metric in metrics)
+        lines.append([row.name, row.role, deciding, *difference_cells(row), *others])
+    return headings, lines
 
 
 def cell(row: Compared, metric: str) -> str:

@@ -29,11 +29,11 @@ def experiment_note(site: TrainingSite, experiment_id: str) -> str:
     """What the experiment holds and where to click."""
     link = f"#/experiments/{experiment_id}/runs?viewStateShareKey="
     return f"""\
-Models of **{site.name}**: one row a night, and under it one row for each recipe and seed.
+Models of **{site.name}**: [All models, best first]({link}models) · [Nights]({link}nights)
 
-**The best model in three clicks:** open [All models, best first]({link}models); click the first row; open its
-*Artifacts* and there `pictures`. The models of one night beside each other: [Nights]({link}nights), click a night, then
-`compare.html` among its *Artifacts*.
+One row a night, and under it one row for each recipe and seed. **The best model in three clicks:** open *All models,
+best first*; click the first row; open its *Artifacts* and there `pictures`. The models of one night beside each other:
+open *Nights*, click a night, then `compare.html` among its *Artifacts*.
 
 The metric that decides is `{site.training.champion_metric}`; `…_low` and `…_high` bound its 95 % interval.
 `all/…` counts items that the model does not know as misses, `warm/…` leaves them out, `list/…` judges the list that
@@ -84,7 +84,7 @@ def saved_views(site: TrainingSite) -> dict[str, str]:
     metrics = [f"metrics.`{name}`" for name in measured]
     bounds = [f"metrics.`{metric}_low`", f"metrics.`{metric}_high`"]
     models = ["tags.`night`", "tags.`recipe`", "tags.`seed`", "tags.`purpose`", *metrics, *bounds]
-    models += ["metrics.`train_seconds`", "params.`num_sessions`", "attributes.`Models`"]
+    models += ["metrics.`train_seconds`", "params.`num_sessions`"]
     nights = ["tags.`gate.promoted`", "tags.`gate.reason`", *metrics]
     return {
         f"{VIEW}models": view("All models, best first", models, "tags.`kind` = 'train'", f"metrics.`{metric}`"),
@@ -98,7 +98,7 @@ def view(name: str, columns: list[str], query: str, order: str) -> str:
         "searchFilter": query,
         "orderByKey": order,
         "orderByAsc": False,
-        "selectedColumns": ["attributes.`Created`", *columns],
+        "selectedColumns": columns,
     }
     return json.dumps(
         {"name": name, "createdAt": WRITTEN_AT, "updatedAt": WRITTEN_AT, "state": json.dumps(state)}, sort_keys=True
