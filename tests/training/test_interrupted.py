@@ -44,7 +44,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(copy_shop
     shop = copy_shop(training=GRU)
     night = shop.days[3]
     nightjar.features(shop.site, shop.store, night)
-    whole = nightjar.train(shop.site, shop.store, night, "gru")
+    whole = nightjar.train(shop.site, shop.store, night, "gru", 1)
     process = start(shop)
     wait_for(lambda: checkpoints(shop), "a checkpoint")
     process.send_signal(signal.SIGKILL)
