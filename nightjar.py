@@ -78,9 +78,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+rollback_app = typer.Typer(help="Take back a release or a model; --to a later version rolls forward again.")
+app.add_typer(rollback_app, name="rollback", no_args_is_help=True)
 SiteOption = Annotated[Path, typer.Option("--site", help="The site file, like conf/demo.yaml.")]
 DateOption = Annotated[str, typer.Option("--date", help="A day of the site's zone, YYYY-MM-DD.")]
 FromOption = Annotated[str, typer.Option("--from", help="First day of a range; with --to instead of --date.")]
+ToVersionOption = Annotated[int | None, typer.Option("--to", help="A version; else the one before.")]
 ToOption = Annotated[str, typer.Option("--to", help="Last day of the range, included.")]
 
 
@@ -473,6 +476,47 @@ def send(
 
 
 @app.command()
+def history(
+    site: SiteOption,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a release instead of a table.")] = False,
+) -> None:
+    """List the releases, newest first: model, data day, counts, metrics, and which can be restored."""
+    from pipeline.publish import open_store
+    from serving_export.history import as_row, releases
+
+    the_site = read_site(site)
+    found = releases(open_store(the_site, must_exist=True))
+    for release in found if as_json else []:
+        write_json({"site": the_site.name, **release})
+    if as_json:
+        return
+    rows = [as_row(release) for release in found]
+    write_table(rows, tuple(dict.fromkeys(name for row in rows for name in row))) if rows else write_text(
+        "no release yet"
+    )
+
+
+@rollback_app.command("recommendations")
+def rollback_recommendations_command(site: SiteOption, to: ToVersionOption = None) -> None:
+    """Let readers see the release before, or that of a version."""
+    from pipeline.publish import open_store
+    from serving_export.rollback import rollback_recommendations
+
+    the_site = read_site(site)
+    told = rollback_recommendations(open_store(the_site, must_exist=True), to)
+    write_json({"step": "rollback", "what": "recommendations", "site": the_site.name, **told})
+
+
+@rollback_app.command("model")
+def rollback_model_command(site: SiteOption, to: ToVersionOption = None) -> None:
+    """Let the champion before, or that of a version, stand and serve."""
+    from training.rollback import rollback_model
+
+    the_site = read_site(site)
+    write_json({"step": "rollback", "what": "model", "site": the_site.name, **rollback_model(the_site, to)})
+
+
+@app.command()
 def rejected(
     site: SiteOption,
     day: Annotated[str, typer.Option("--date", help="The day that the rows are booked on: as a rule their file's.")],
@@ -706,7 +750,7 @@ def write_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     from pipeline.terminal import align
 
     shown = [name for name in columns if any(row.get(name) is not None for row in rows)]
-    cells = [[told(row[name]) for name in shown] for row in rows]
+    cells = [[told(row.get(name)) for name in shown] for row in rows]
     write_text(align([shown, *cells], left=len(shown)))
 
 

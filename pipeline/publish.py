@@ -201,6 +201,18 @@ class Store:
             "run the step again"
         )
 
+    def restore(self, table: Table, version: int, metadata: Mapping[str, Any]) -> int:
+        """Show the rows of an earlier version again, by a new commit; return the table's new version."""
+        uri = self.table_uri(table.name)
+        newest = DeltaTable(uri)
+        try:
+            newest.restore(version, commit_properties=commit_properties(metadata, []))
+        except CommitFailedError as error:
+            raise RetryableError(f"{uri} was changed by another writer meanwhile; it is as that one left it") from error
+        except (DeltaError, OSError) as error:
+            raise ConfigurationError(f"cannot restore version {version} of {uri}: {error}") from error
+        return DeltaTable(uri).version()
+
     def replace(
         self,
         table: Table,

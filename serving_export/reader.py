@@ -151,12 +151,16 @@ def is_whole(table: DeltaTable) -> bool:
 
 def facts_of(table: DeltaTable) -> dict[str, Any]:
     """The metadata of the release that a table shows."""
-    commit = release_commit(table)
-    facts = {name: commit.get(name) for name in (*SHOWN, *COMPANIONS, "users", "rows", *IN_JSON)}
-    facts |= {name: json.loads(commit[name]) for name in IN_JSON if name in commit}
+    facts = facts_in(release_commit(table))
     facts["table_version"] = table.version()
     facts["is_expired"] = datetime.now(UTC) > datetime.fromisoformat(str(facts["valid_until"]))
     return facts
+
+
+def facts_in(commit: dict[str, Any]) -> dict[str, Any]:
+    """What a commit says of its release; None for what it does not say."""
+    facts = {name: commit.get(name) for name in (*SHOWN, *COMPANIONS, "users", "rows", *IN_JSON)}
+    return facts | {name: json.loads(commit[name]) for name in IN_JSON if name in commit}
 
 
 def release_commit(table: DeltaTable) -> dict[str, Any]:

@@ -37,6 +37,7 @@ REQUIREMENTS = ["nightjar[train]"]
 BUNDLE = "bundle"
 OUTCOMES = "outcomes.parquet"
 COMPLETE = "kind"  # the tag that is written last: a version without it was never finished
+WITHDRAWN = "withdrawn"  # the tag of a version that was rolled back from: no step takes it up
 SIGNATURE = ModelSignature(  # no inputs: with a schema MLflow would refuse plain lists of lists
     outputs=Schema([ColSpec(Array(DataType.string), "item_ids"), ColSpec(Array(DataType.double), "scores")]),
     params=ParamSchema([ParamSpec("top", DataType.long, 20)]),
@@ -211,15 +212,15 @@ class Tracking:
             self.client.set_model_version_tag(self.model_name, str(version), name, told[name])
         return version
 
-    def versions(self) -> list[ModelVersion]:
-        """All complete versions, newest first: those whose tags were all written."""
+    def versions(self, *, withdrawn: bool = False) -> list[ModelVersion]:
+        """All complete versions, newest first: those whose tags were all written; the withdrawn ones only on demand."""
         found: list[ModelVersion] = []
         page = None
         while page is None or page.token:
             token = page.token if page else None
             page = self.client.search_model_versions(f"name = '{self.model_name}'", max_results=1000, page_token=token)
             found += page
-        whole = [version for version in found if COMPLETE in version.tags]
+        whole = [v for v in found if COMPLETE in v.tags and (withdrawn or WITHDRAWN not in v.tags)]
         return sorted(whole, key=lambda version: int(version.version), reverse=True)
 
     def champion(self) -> ModelVersion | None:

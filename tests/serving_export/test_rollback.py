@@ -1,0 +1,173 @@
+import json
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+
+from pipeline.errors import ConfigurationError, RetryableError
+from pipeline.forget import remember
+from pipeline.publish import Store
+from pipeline.tables import SITE
+from serving_export.export import export
+from serving_export.history import releases
+from serving_export.reader import Recommendations, bucket_of
+from serving_export.rollback import rollback_recommendations
+from serving_export.tables import RECOMMENDATIONS
+
+USERS = ["ann", "bob", "cid"]
+VALID = "2999-01-01T00:00:00+00:00"
+
+
+def publish(store: Store, item: str, model: int) -> int:
+    """A release that lists one item to everyone."""
+    rows = [
+        {
+            "user_bucket": bucket_of(user, 2),
+            "user_id": user,
+            "channel": "home",
+            "rank": 1,
+            "item_id": item,
+            "score": 1.0,
+        }
+        for user in USERS
+    ]
+    frame = pl.DataFrame(rows).with_columns(
+        source=pl.lit("model"), because=pl.lit(None, pl.String), session_id=pl.lit("s")
+    )
+    home = {"users": 3, "items": 1, "fallback_share": 0.0}
+    facts = {"model_version": model, "run_id": "r", "data_through": f"2026-03-0{model}", "valid_until": VALID}
+    told = {"generated_at": "now", "users": 3, "rows": 3, "quality": json.dumps({"home": home})}
+    return store.replace(RECOMMENDATIONS, frame, {"user_bucket": [0, 1]}, facts | told | {"metrics": '{"all/x": 0.5}'})
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """Three releases: versions 1 to 3."""
+    store = Store(str(tmp_path / "store"))
+    site = {"name": "small", "buckets": 2, "user_id_secret": None}
+    store.replace(SITE, pl.DataFrame([site], schema=dict(SITE.columns)), {})
+    for number, item in enumerate("abc", 1):
+        assert publish(store, item, number) == number
+    return store
+
+
+def shown(store: Store) -> tuple[str, str]:
+    lists = Recommendations(store.root)
+    return lists.user("ann")["item_id"][0], lists.facts["model_version"]
+
+
+def test_back_to_the_release_before_and_forward_again(store):
+    told = rollback_recommendations(store)
+    assert shown(store) == ("b", "2")
+    assert (told["from_version"], told["to_version"], told["table_version"]) == (3, 2, 4)
+    assert rollback_recommendations(store)["to_version"] == 1
+    assert shown(store) == ("a", "1")
+    assert rollback_recommendations(store, 3)["from_version"] == 1
+    assert shown(store) == ("c", "3")
+    assert publish(store, "d", 4) == 7
+    assert shown(store) == ("d", "4")
+    assert rollback_recommendations(store)["to_version"] == 3, "the release before, not the rollback before"
+
+
+def test_history_tells_releases_and_no_other_commits(store):
+    rollback_recommendations(store, 1)
+    found = releases(store)
+    assert [(r["table_version"], r["is_shown"], r["is_restorable"]) for r in found] == [
+        (3, False, True),
+        (2, False, True),
+        (1, True, True),
+    ]
+    assert found[0]["quality"]["home"]["users"] == 3
+    assert found[0]["metrics"] == {"all/x": 0.5}
+
+
+def test_what_was_vacuumed_away_is_refused(store):
+    DeltaTable(store.table_uri("recommendations")).vacuum(0, dry_run=False, enforce_retention_duration=False)
+    assert [r["is_restorable"] for r in releases(store)] == [True, False, False]
+    with pytest.raises(ConfigurationError, match=r"version 2 was vacuumed away.*There are 3"):
+        rollback_recommendations(store, 2)
+    with pytest.raises(ConfigurationError, match="no release before version 3 that could be restored"):
+        rollback_recommendations(store)
+    assert shown(store) == ("c", "3")
+
+
+@pytest.mark.parametrize(
+    ("to", "sentence"), [(0, "version 0 is no release; there are 3, 2, 1"), (3, "see version 3 already")]
+)
+def test_what_is_no_step_is_refused(store, to, sentence):
+    with pytest.raises(ConfigurationError, match=sentence):
+        rollback_recommendations(store, to)
+    assert store.version(RECOMMENDATIONS) == 3
+
+
+def test_a_store_without_releases_says_so(tmp_path):
+    with pytest.raises(ConfigurationError, match="nothing was exported"):
+        rollback_recommendations(Store(str(tmp_path)))
+    assert releases(Store(str(tmp_path))) == []
+
+
+def test_a_forgotten_user_does_not_come_back(store):
+    remember(store, "bob", [])
+    told = rollback_recommendations(store)
+    assert told["rows_of_forgotten_users"] == 1
+    lists = Recommendations(store.root)
+    assert set(lists.rows().collect()["user_id"]) == {"ann", "cid"}
+    assert lists.facts["model_version"] == "2"
+    assert lists.facts["table_version"] == told["table_version"]
+
+
+def test_a_release_made_at_the_same_moment_stays(store, monkeypatch):
+    restore = DeltaTable.restore
+
+    def overtaken(table, *arguments, **options):
+        publish(store, "e", 5)
+        return restore(table, *arguments, **options)
+
+    monkeypatch.setattr(DeltaTable, "restore", overtaken)
+    try:
+        rollback_recommendations(store)
+    except RetryableError:
+        assert shown(store) == ("e", "5")
+    else:
+        assert shown(store) == ("b", "2")
+        assert [r["table_version"] for r in releases(store)] == [4, 3, 2, 1], "neither is lost"
+
+
+def test_the_commands(store, command, write_site, tmp_path):
+    shop = write_site(tmp_path)
+    code, out, err = command(tmp_path, "rollback", "recommendations", "--site", shop.file)
+    assert (code, json.loads(out)["to_version"]) == (0, 2), err
+    code, out, _ = command(tmp_path, "history", "--site", shop.file)
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].split() == [
+        "version",
+        "data",
+        "through",
+        "made",
+        "model",
+        "users",
+        "rows",
+        "items",
+        "fallback",
+        "all/x",
+        "state",
+    ]
+    assert [line.split()[0] for line in lines[1:]] == ["3", "2", "1"]
+    assert lines[2].endswith("shown")
+    code, out, _ = command(tmp_path, "history", "--site", shop.file, "--json")
+    assert [json.loads(line)["table_version"] for line in out.splitlines()] == [3, 2, 1]
+    code, out, err = command(tmp_path, "rollback", "recommendations", "--site", shop.file, "--to", "77")
+    assert (code, out) == (2, "")
+    assert "version 77 is no release; there are 3, 2, 1" in err
+
+
+def test_after_a_rollback_the_next_export_goes_on(released):
+    first = released.store.version(RECOMMENDATIONS)
+    export(released.site, released.store, released.days[3])
+    rollback_recommendations(released.store)
+    told = export(released.site, released.store, released.days[3])
+    assert told["table_version"] == first + 3
+    assert datetime.fromisoformat(releases(released.store)[0]["generated_at"]) <= datetime.now(UTC)
+    assert releases(released.store)[0]["is_shown"]
