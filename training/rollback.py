@@ -109,7 +109,7 @@ def withdraw(
     newer = {number(v) for v in siblings if number(v) > number(serving) != number(champion)}
     gone = {number(v) for v in versions if str(v.version) in later or v.tags.get("parent_version") in later} | newer
     for version in versions:
-        name, told = tracking.site.name, str(version.version)
+        name, told = tracking.model_name, str(version.version)
         if number(version) in gone:
             tracking.client.set_model_version_tag(name, told, WITHDRAWN, f"for version {number(serving)}")
         elif WITHDRAWN in version.tags:

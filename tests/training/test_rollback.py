@@ -19,7 +19,7 @@ def tracking(tmp_path, write_site, empty_mlflow, monkeypatch) -> Tracking:
     shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
     tracking = Tracking(write_site(tmp_path).site)
     monkeypatch.setattr(Tracking, "load", lambda self, version: version)
-    tracking.client.create_registered_model(tracking.site.name)
+    tracking.client.create_registered_model(tracking.model_name)
     nights = [FIRST + timedelta(days=n) for n in range(4)]
     register(tracking, nights[0], promoted=str(nights[0]))
     register(tracking, nights[0], parent_version="1")
@@ -38,7 +38,7 @@ def register(tracking: Tracking, night: date, **tags: str) -> None:
     kind = "refit" if "parent_version" in tags else "train"
     through = night if kind == "refit" else night - timedelta(days=1)
     told = {"recipe": "gru", "night": str(night), "data_through": str(through), "kind": kind, **tags}
-    tracking.client.create_model_version(tracking.site.name, "nowhere", tags=told)
+    tracking.client.create_model_version(tracking.model_name, "nowhere", tags=told)
 
 
 def state(tracking: Tracking) -> tuple[int, int, list[int]]:
@@ -98,7 +98,7 @@ def test_the_first_champion_has_none_before_it(tracking):
 def test_a_model_whose_files_are_gone_moves_nothing(tracking, monkeypatch):
     monkeypatch.undo()
     before = state(tracking)
-    with pytest.raises(ConfigurationError, match="cannot read the model small version 5"):
+    with pytest.raises(ConfigurationError, match=r"cannot read the model .* version 5"):
         rollback_model(tracking.site)
     assert state(tracking) == before
 
