@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from features.sequences import Integers
 from features.vocabulary import Vocabulary
-from pipeline.tables import ITEMS
 from pipeline.terminal import log
 from serving_export.item_rules import may_stand
 from training.export_settings import ItemRules
@@ -23,7 +22,7 @@ class Assortment:
     """Items by code. Code 0 is no item."""
 
     items: pl.DataFrame
-    """Columns of `items`, row = code; nulls where `items` says nothing of an item."""
+    """Columns of `items`, row = code; `snapshot_date` is null for an item that the catalogue does not have."""
     num_known: int
     """Codes below this one are the model's."""
 
@@ -56,26 +55,25 @@ class Assortment:
         return coded.with_columns(pl.col("item_code").fill_null(0))
 
     def allowed(self, rules: ItemRules) -> Mask:
-        """Which codes may stand in a list under these rules; never code 0."""
-        found: Mask = self.items.select(may_stand(rules)).to_series().to_numpy().copy()
-        found[0] = False
+        """Which codes may stand in a list under these rules: of items of the catalogue only."""
+        found: Mask = self.items.select(may_stand(rules) & pl.col("snapshot_date").is_not_null()).to_series().to_numpy()
         return found
 
 
-def make_assortment(vocabulary: Vocabulary | None, catalogue: pl.DataFrame, others: pl.Series) -> Assortment:
-    """The items of a model (where there is one), then those of `items`, then `others`.
+def make_assortment(vocabulary: Vocabulary | None, catalogue: pl.DataFrame) -> Assortment:
+    """The items of a model (where there is one), then the other ones of `items`.
 
-    An item that stands twice in the catalogue counts once, as its last row says.
+    An item that stands twice in the catalogue counts once, as its last row says; one that the model knows and the
+    catalogue does not may stand in no list.
     """
     catalogue = once_each(catalogue)
     known = pl.Series("item_id", [None], dtype=pl.String)
     if vocabulary is not None:
         known = vocabulary.item_ids().rename("item_id")
-    behind = pl.concat([catalogue["item_id"], others.rename("item_id")]).unique(maintain_order=True)
-    behind = behind.filter(~behind.is_in(known.drop_nulls().implode()) & behind.is_not_null())
+    behind = catalogue["item_id"].filter(~catalogue["item_id"].is_in(known.drop_nulls().implode()))
     ids = pl.concat([known, behind]).to_frame()
     items = ids.join(catalogue, on="item_id", how="left", maintain_order="left")
-    return Assortment(items.select([name for name in ITEMS.columns if name != "snapshot_date"]), len(known))
+    return Assortment(items, len(known))
 
 
 def once_each(catalogue: pl.DataFrame) -> pl.DataFrame:

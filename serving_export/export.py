@@ -139,7 +139,7 @@ def plan_lists(site: TrainingSite, store: Store, day: date, served: Served | Non
     bundle = None if served is None else served.bundle
     vocabulary = None if bundle is None else bundle.vocabulary
     catalogue = latest_items(store, day)
-    assortment = make_assortment(vocabulary, catalogue, popular["item_id"].unique(maintain_order=True))
+    assortment = make_assortment(vocabulary, catalogue)
     if vocabulary is not None:
         tell_of_gone_items(assortment, catalogue)
     vectors_ID = None if bundle is None else item_vectors(bundle)

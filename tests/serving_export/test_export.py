@@ -1,4 +1,3 @@
-import shutil
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -207,15 +206,6 @@ def test_a_day_that_failed_is_not_exported(released, judge):
     with pytest.raises(ContractError, match="2026-03-05 has not passed validation"):
         export(released.site, released.store, released.days[4])
     assert released.store.version(RECOMMENDATIONS) == version
-
-
-@pytest.fixture
-def two_releases(tmp_path, served_shop, write_site):
-    """A copy of the served shop that a test may write to."""
-    home = tmp_path / "home"
-    shutil.copytree(served_shop.home / "store", home / "store")
-    shutil.copy(served_shop.home / "mlflow.db", home / "mlflow.db")
-    return write_site(home)
 
 
 def test_an_old_day_is_exported_with_the_model_of_that_day(two_releases):

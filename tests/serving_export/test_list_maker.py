@@ -134,8 +134,8 @@ def users_of(case: Case) -> BucketUsers:
 def maker_of(case: Case) -> ListMaker:
     known = len(case.vectors_ID)
     vocabulary = learn_vocabulary(pl.DataFrame({"item_ids": [[f"i{n:02}" for n in range(1, known)]]}), 1)
-    others = pl.Series([f"i{n:02}" for n in range(known, len(case.allowed))], dtype=pl.String)
-    assortment = make_assortment(vocabulary, ITEMS.empty(), others)
+    catalogue = pl.DataFrame({"item_id": [f"i{n:02}" for n in range(1, len(case.allowed))]})
+    assortment = make_assortment(vocabulary, pl.concat([ITEMS.empty(), catalogue], how="diagonal"))
     codes = np.flatnonzero(case.allowed[:known])
     index = exact_index(case.vectors_ID, codes) if len(codes) else None
     if index is not None and case.is_approximate:
