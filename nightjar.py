@@ -476,6 +476,18 @@ def send(
 
 
 @app.command()
+def report(site: SiteOption, day: DateOption = "", first: FromOption = "", last: ToOption = "") -> None:
+    """Write the HTML page of a day: data, models, lists, ten users; it opens offline."""
+    from pipeline.publish import open_store
+    from serving_export.report import write_report
+
+    the_site = read_site(site)
+    for each in read_days(day, first, last):
+        page = write_report(the_site, open_store(the_site, must_exist=True), each)
+        write_json({"step": "report", "site": the_site.name, "date": each.isoformat(), "page": str(page)})
+
+
+@app.command()
 def history(
     site: SiteOption,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a release instead of a table.")] = False,

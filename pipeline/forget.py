@@ -14,6 +14,7 @@ models that were trained before are out of reach.
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -208,11 +209,21 @@ def digests(store: Store, events: Table, days: list[date]) -> pl.DataFrame:
 
 
 def remove_pages(site: PipelineSite, days: list[date]) -> None:
-    """Remove the reports about what the days were: they may show rows. The next validate writes them anew."""
+    """Remove the reports about what the days were: they may show rows. The next validate writes them anew.
+
+    The reports of `nightjar report` show some users' histories, which may be of any day: all of them go.
+    """
     docs = site.home / "data_docs" / site.name
     for day in days:
         for folder in [path for path in docs.rglob(str(day)) if path.is_dir()]:
             shutil.rmtree(folder, ignore_errors=True)
+    for page in report_pages(site).glob(f"report-{site.name}-????-??-??.html"):
+        page.unlink(missing_ok=True)
+
+
+def report_pages(site: PipelineSite) -> Path:
+    """The folder of the reports that show users, `report-SITE-DAY.html`."""
+    return site.home / "reports"
 
 
 def check_gone(store: Store, tables: Sequence[Copy], user_id: str) -> None:
