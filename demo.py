@@ -106,7 +106,7 @@ def show_users(home: Path) -> None:
     say(f"What {NUM_USERS_SHOWN} of {len(users)} users get on the morning after {NIGHTS[-1]}")
     for user in users.sort().gather_every(len(users) // NUM_USERS_SHOWN)[:NUM_USERS_SHOWN]:
         [answer] = nightjar("read", "--user", user, "--json")
-        shown = answer["items"][:NUM_ITEMS_SHOWN]
+        shown = [item for item in answer["items"] if item["channel"] == "home"][:NUM_ITEMS_SHOWN]
         print(f"{user}  (last item: {shown[0]['because']})")
         told = ("item_id", "title", "source")
         print(align([[f"  {i['rank']}.", *(i[name] or "" for name in told), f"{i['score']:.2f}"] for i in shown], 4))

@@ -20,7 +20,7 @@ def recommend(site: TrainingSite, store: Store, sessions: list[list[str]], top: 
     """
     tracking = Tracking(site)
     version = tracking.by_alias("serving")
-    is_shown = (pl.col("channel") == min(site.export.channels)) & (pl.col("segment") == EVERYONE)
+    is_shown = (pl.col("channel") == next(iter(site.export.channels))) & (pl.col("segment") == EVERYONE)
     shown = store.scan(POPULAR_ITEMS).filter(is_shown).sort("rank").head(top)
     popular = shown.select("rank", "item_id", "score").collect()
     if version is None and popular.is_empty():
