@@ -189,7 +189,9 @@ def make_model(told: argparse.Namespace, site: Any, store: Any) -> None:
     ids = [f"item-{n}" for n in range(told.items)]
     vocabulary = Vocabulary(pl.DataFrame({"item_code": np.arange(1, told.items + 1), "item_id": ids, "num_events": 1}))
     sessions = store.scan(sessions_table([])).head(TRAINING_SESSIONS).collect()
-    recipe = SequenceRecipe(encoder="gru", hidden_size=told.dims, num_negatives=512, in_batch_negatives=True)
+    recipe = SequenceRecipe(
+        encoder="gru", hidden_size=told.dims, num_negatives=512, in_batch_negatives=True, batch_size=1024
+    )
     model: Any = build(recipe, vocabulary.num_codes)
     with tempfile.TemporaryDirectory() as folder:
         fit(model, encode_sessions(sessions, vocabulary), recipe, 1, Path(folder))

@@ -188,6 +188,7 @@ def add_complements(lists: Lists, histories: UserItems, num_items: int, related:
     codes_RK = related.codes_AM[last_RL].transpose(0, 2, 1).reshape(len(users), -1).astype(np.int64)
     because_RK = np.broadcast_to(last_RL[:, None, :], (len(users), num_ranks, num_items)).reshape(codes_RK.shape)
     scores_K: Floats = np.repeat(1 / np.arange(1, num_ranks + 1), num_items)
+    codes_RK[(codes_RK[:, :, None] == last_RL[:, None, :]).any(2)] = 0  # who has it needs no second one
     codes_RK = first_of_each(codes_RK, lists.rules.allowed_A)
     lists.add(users, codes_RK, np.broadcast_to(scores_K, codes_RK.shape), RULE, because_RK)
 

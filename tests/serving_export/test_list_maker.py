@@ -94,7 +94,12 @@ def expected(case: Case, user: int) -> list[tuple[int, str, int]]:
     history = case.histories[user]
     candidates = []
     last = history[::-1][: case.complements]
-    candidates += [(int(case.related[item, rank]), "rule", item) for rank in range(3) for item in last]
+    candidates += [
+        (int(case.related[item, rank]), "rule", item)
+        for rank in range(3)
+        for item in last
+        if case.related[item, rank] not in last
+    ]
     of_model = [item for item in history if item < known]
     if of_model:
         scores = case.vectors_ID @ case.vectors_ID[of_model[-1]]
