@@ -6,6 +6,7 @@ commands, so that --help answers at once.
 """
 
 import ctypes
+import errno
 import json
 import logging
 import os
@@ -802,3 +803,11 @@ def main() -> None:
     except NightjarError as error:
         sys.stderr.write(f"nightjar: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(
+            f"nightjar: no space left on device{f', at {error.filename}' if error.filename else ''}. "
+            "Nothing was published; make room and run the step again\n"
+        )
+        sys.exit(RetryableError.exit_code)

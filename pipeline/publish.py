@@ -5,6 +5,7 @@
 A process killed in between leaves the last version whole; unseen files are left to `vacuum`.
 """
 
+import contextlib
 import json
 import re
 import time
@@ -20,6 +21,7 @@ import polars as pl
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
+from polars.exceptions import PolarsError
 
 from pipeline.errors import ConfigurationError, RetryableError
 from pipeline.privacy import check_secret, secret_digest, user_id_secret
@@ -111,7 +113,8 @@ class Store:
             with fsspec.open(address, "wb") as file:
                 rows.write_parquet(file, compression="zstd", compression_level=1, row_group_size=16_384)
                 size = file.tell()
-        except (OSError, ImportError) as error:  # ImportError: the library of an object store
+        except (OSError, PolarsError, ImportError) as error:  # ImportError: the library of an object store
+            remove_part(address)
             raise ConfigurationError(
                 f"cannot write {address}: {getattr(error, 'strerror', None) or error}. Is the store writable?"
             ) from error
@@ -194,6 +197,11 @@ class Store:
             except CommitFailedError:
                 newest = DeltaTable(uri)  # Delta cannot tell what else was replaced meanwhile; the names can
                 continue
+            except (DeltaError, OSError) as error:
+                raise RetryableError(
+                    f"cannot write the log of {uri}: {in_one_line(error)}. Nothing was published there; make room, or "
+                    "see whether the store is writable, and run the step again"
+                ) from error
             newest.update_incremental()
             return newest.version()
         raise RetryableError(
@@ -223,6 +231,18 @@ class Store:
     ) -> int:
         """Stage and commit rows that fit into memory."""
         return self.commit(table, self.stage(table, rows), replace, metadata, base)
+
+
+def remove_part(address: str) -> None:
+    """Take away what a failed write left of a local file; an object store shows no such part."""
+    if "://" not in address:
+        with contextlib.suppress(OSError):
+            Path(address).unlink(missing_ok=True)
+
+
+def in_one_line(error: Exception) -> str:
+    """What delta-rs says, without its colours and arrows."""
+    return " ".join(re.sub(r"\x1b\[\d+m|[↳]", " ", str(error)).split())
 
 
 def check_replace(table: Table, replace: Mapping[str, Sequence[Partition]]) -> None:

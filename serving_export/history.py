@@ -6,7 +6,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipeline.publish import Store
-from serving_export.reader import IS_RELEASE, commits_of, facts_in, is_whole, source_of
+from serving_export.reader import IS_RELEASE, facts_in, is_whole, read_commit, source_of
 from serving_export.tables import RECOMMENDATIONS
 
 
@@ -15,13 +15,13 @@ def releases(store: Store) -> list[dict[str, Any]]:
     table = store.open(RECOMMENDATIONS)
     if table is None:
         return []
-    commits = commits_of(table.table_uri)
-    shown = source_of(commits, table.version())
+    shown = source_of(table.table_uri, table.version())
+    commits = {version: read_commit(table.table_uri, version) for version in range(table.version(), -1, -1)}
     return [
-        facts_in(commits[version])
+        facts_in(commit)
         | {"table_version": version, "is_shown": version == shown, "is_restorable": can_be_read(table, version)}
-        for version in sorted(commits, reverse=True)
-        if IS_RELEASE in commits[version]
+        for version, commit in commits.items()
+        if commit is not None and IS_RELEASE in commit
     ]
 
 

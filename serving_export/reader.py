@@ -23,6 +23,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 if TYPE_CHECKING:
     import pyarrow.dataset
+    import pyarrow.fs
 
 RECOMMENDATIONS = "recommendations"
 SHOWN = ("model_version", "run_id", "data_through", "generated_at", "valid_until")
@@ -141,12 +142,16 @@ def open_table(store: str, version: int | None = None) -> DeltaTable:
 
 def is_whole(table: DeltaTable) -> bool:
     """Whether all files of a version are still there."""
-    import pyarrow.fs  # it loads pandas, where there is one
+    paths = pl.DataFrame(table.get_add_actions(flatten=True))["path"].to_list()
+    return all(file.is_file for file in files_of(table.table_uri).get_file_info(paths))
+
+
+def files_of(uri: str) -> "pyarrow.fs.FileSystem":
+    """The files of a table, wherever it lies."""
+    import pyarrow.fs  # not at the top: it loads more than most readers need
     from deltalake.fs import DeltaStorageHandler
 
-    paths = pl.DataFrame(table.get_add_actions(flatten=True))["path"].to_list()
-    files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(table.table_uri)).get_file_info(paths)
-    return all(file.type == pyarrow.fs.FileType.File for file in files)
+    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(uri))
 
 
 def facts_of(table: DeltaTable) -> dict[str, Any]:
@@ -165,26 +170,36 @@ def facts_in(commit: dict[str, Any]) -> dict[str, Any]:
 
 def release_commit(table: DeltaTable) -> dict[str, Any]:
     """The commit that made the rows: not a vacuum or the like after it; after a restore, the one it went back to."""
-    commits = commits_of(table.table_uri)
-    version = source_of(commits, table.version())
-    if version is None:
+    version = source_of(table.table_uri, table.version())
+    commit = None if version is None else read_commit(table.table_uri, version)
+    if commit is None:
         raise LookupError(f"{table.table_uri} holds no release of nightjar. Run `nightjar export` first")
-    return commits[version]
+    return commit
 
 
-def commits_of(uri: str) -> dict[int, dict[str, Any]]:
-    """The commits of a table by version, as far as its log reaches back."""
-    newest = DeltaTable(uri)  # an earlier version of it would give every commit a wrong number
-    return {commit["version"]: commit for commit in newest.history()}
-
-
-def source_of(commits: dict[int, dict[str, Any]], version: int) -> int | None:
+def source_of(uri: str, version: int) -> int | None:
     """The version whose commit made the rows of a version; None where the log does not reach back to it."""
-    while version in commits and IS_RELEASE not in commits[version]:
-        restored = commits[version].get("operationParameters", {}).get("version")
-        is_restore = commits[version].get("operation") == "RESTORE" and restored is not None
+    commit = read_commit(uri, version)
+    while commit is not None and IS_RELEASE not in commit:
+        restored = commit.get("operationParameters", {}).get("version")
+        is_restore = commit.get("operation") == "RESTORE" and restored is not None
         version = int(restored) if is_restore else version - 1
-    return version if version in commits else None
+        commit = read_commit(uri, version)
+    return None if commit is None else version
+
+
+def read_commit(uri: str, version: int) -> dict[str, Any] | None:
+    """What the commit of a version says of itself; None if the log does not have it (any more).
+
+    Read from the log itself: `DeltaTable.history` counts versions back from the one that is open, and is wrong as soon
+    as there is a newer one.
+    """
+    try:
+        with files_of(uri).open_input_file(f"_delta_log/{version:020}.json") as file:
+            actions = [json.loads(line) for line in file.read().splitlines() if line.strip()]
+    except (FileNotFoundError, OverflowError):
+        return None
+    return next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
 
 
 def tell_stale(uri: str, facts: dict[str, Any], when_stale: WhenStale) -> None:
