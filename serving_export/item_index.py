@@ -6,9 +6,9 @@
 The saved index holds all items of the model: its row r is item_code r + 1. A channel whose rules leave items out has an
 index of its own while it is exported, of the rows that are left.
 
-Which one (`export.index: auto`): below EXACT_BELOW items an exact search; from there IVF-Flat with 4 * sqrt(items)
-lists, which takes no more memory than the vectors. The number of lists to look into is the smallest power of two that
-reaches the recall. docs/lists.md has what was measured, HNSW too.
+Which one (`export.index: auto`): below EXACT_BELOW items an exact search; from there IVF-Flat with up to
+16 * sqrt(items) lists, which takes no more memory than the vectors. It looks into about as few lists as reach the recall.
+docs/lists.md has what was measured, HNSW too.
 """
 
 import hashlib
@@ -32,6 +32,7 @@ EXACT_BELOW = 200_000
 EXACT = "Flat"
 PARAMETERS = ("nprobe", "efSearch")  # how hard an approximate index looks
 MOST_EFFORT = 4096
+HALVINGS = 3
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def factory_of(wanted: str, num_items: int) -> str:
     if wanted == "exact" or (wanted == "auto" and num_items < EXACT_BELOW):
         return EXACT
     if wanted == "auto":
-        return f"IVF{2 ** round(np.log2(4 * num_items**0.5))},Flat"
+        return f"IVF{2 ** int(np.log2(16 * num_items**0.5))},Flat"
     return wanted
 
 
@@ -138,17 +139,28 @@ def build(factory: str, vectors_RD: Vectors) -> Any:
 
 
 def tune(index: Any, queries_RD: Vectors, truth_RN: Integers, least_recall: float) -> tuple[str, float]:
-    """Let an index look as hard as needed for the recall; return how hard, and the recall."""
+    """Let an index look about as little as reaches the recall; return how hard it looks, and the recall."""
     name = next((name for name in PARAMETERS if sets(index, name, 1)), None)
     if name is None:
         return "", recall_of(index, queries_RD, truth_RN)
-    effort = 1
-    while True:
+    recalls: dict[int, float] = {}
+
+    def reaches(effort: int) -> bool:
         sets(index, name, effort)
-        recall = recall_of(index, queries_RD, truth_RN)
-        if recall >= least_recall or effort >= MOST_EFFORT:
-            return f"{name}={effort}", recall
-        effort *= 2
+        recalls[effort] = recall_of(index, queries_RD, truth_RN)
+        return recalls[effort] >= least_recall
+
+    enough = 1
+    while not reaches(enough) and enough < MOST_EFFORT:
+        enough *= 2
+    too_little = enough // 2
+    for _ in range(HALVINGS):
+        middle = (too_little + enough) // 2
+        if middle in (too_little, enough):
+            break
+        too_little, enough = (too_little, middle) if reaches(middle) else (middle, enough)
+    sets(index, name, enough)
+    return f"{name}={enough}", recalls[enough]
 
 
 def sets(index: Any, name: str, value: int) -> bool:

@@ -231,7 +231,8 @@ def is_repeated(lists: Integers, codes: Integers, items: pl.Series) -> Mask:
     """Which rows name an item that an earlier row of their list names."""
     names = codes if (codes != NO_ITEM).all() else items.rank("dense").cast(pl.Int64).to_numpy()
     keys = lists * (int(names.max(initial=0)) + 1) + names
-    if len(np.unique(keys)) == len(keys):
+    in_order = np.sort(keys)  # which takes a tenth of the time of a hash
+    if not (in_order[1:] == in_order[:-1]).any():
         return np.zeros(len(keys), bool)
     found: Mask = (~pl.Series(keys).is_first_distinct()).to_numpy()
     return found
