@@ -7,8 +7,8 @@ The saved index holds all items of the model: its row r is item_code r + 1. A ch
 index of its own while it is exported, of the rows that are left.
 
 Which one (`export.index: auto`): below EXACT_BELOW items an exact search; from there IVF-Flat with up to
-16 * sqrt(items) lists, which takes no more memory than the vectors. It looks into about as few lists as reach the recall.
-docs/lists.md has what was measured, HNSW too.
+16 * sqrt(items) lists, which takes no more memory than the vectors. It looks into about as few lists as reach the
+recall. docs/lists.md has what was measured, HNSW too.
 """
 
 import hashlib
