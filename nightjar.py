@@ -649,10 +649,11 @@ def store_tables(site: Site) -> "list[Table]":
     """The tables with partitions."""
     from features.tables import SEQUENCES, VOCABULARY
     from pipeline.tables import DAYS, FILES, ITEMS, OPEN_SESSIONS, REJECTED, events_table, sessions_table
-    from serving_export.tables import RECOMMENDATIONS, TRIGGERS
+    from serving_export.tables import LIST_CHECKS, RECOMMENDATIONS, TRIGGERS
 
     of_site = [events_table(site.source.context), sessions_table(site.source.context)]
-    return [*of_site, REJECTED, FILES, DAYS, ITEMS, OPEN_SESSIONS, VOCABULARY, SEQUENCES, RECOMMENDATIONS, TRIGGERS]
+    of_lists = [RECOMMENDATIONS, TRIGGERS, LIST_CHECKS]
+    return [*of_site, REJECTED, FILES, DAYS, ITEMS, OPEN_SESSIONS, VOCABULARY, SEQUENCES, *of_lists]
 
 
 @app.command()

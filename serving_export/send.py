@@ -24,11 +24,11 @@ def send(
         )
     try:
         lists = Recommendations(store.root, version, when_stale="ignore")
-        parcel = pack(site.name, lists, channel, form)
+        parcel = pack(site.name, lists, channel, "nested" if exporter is EXPORTERS["redis"] else form)
     except LookupError as error:
         raise ConfigurationError(str(error)) from error
     if lists.facts["is_expired"]:
         log.warning("these lists were good until %s", lists.facts["valid_until"])
     exporter(parcel, address)
     told = {name: lists.facts[name] for name in ("table_version", "data_through", "model_version")}
-    return {"to": without_secrets(address), "form": form, "channels": list(parcel.channels), **told}
+    return {"to": without_secrets(address), "form": parcel.form, "channels": list(parcel.channels), **told}

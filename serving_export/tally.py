@@ -125,10 +125,9 @@ def tally_bucket(
     """Count what is in the files of a bucket."""
     events = active_events(site, store, day, site.export.active_within, bucket)
     users = events.select(pl.col("user_id").unique().sort()).collect().with_row_index("user").cast({"user": pl.Int64})
-    seen = {
-        name: seen_keys(site, store, channel.seen or site.export.seen, users, catalogue, day, bucket)
-        for name, channel in site.export.all_channels().items()
-    }
+    rules = {name: channel.seen or site.export.seen for name, channel in site.export.all_channels().items()}
+    of_rule = {rule: seen_keys(site, store, rule, users, catalogue, day, bucket) for rule in set(rules.values())}
+    seen = {name: of_rule[rule] for name, rule in rules.items()}
     listed: list[pl.DataFrame] = []
     for rows in whole_lists(store, files):
         for (name,), part in rows.partition_by("channel", as_dict=True, maintain_order=True).items():

@@ -22,7 +22,7 @@ from serving_export.reader import Recommendations, bucket_of
 from serving_export.tables import RECOMMENDATIONS
 
 NURSERY = """
-import os, signal, sys
+import os, signal, sys, time
 from datetime import date
 from pathlib import Path
 import nightjar
@@ -31,11 +31,14 @@ from serving_export.export import export
 site = nightjar.load_site(Path(sys.argv[1]), nightjar.Site, Path(sys.argv[1]).parent)
 print("ready", flush=True)
 for line in sys.stdin:
+    day, delay = line.split()
     child = os.fork()  # nothing has run here yet but imports, so no thread is lost
     if child == 0:
-        export(site, open_store(site), date.fromisoformat(line.strip()))
+        export(site, open_store(site), date.fromisoformat(day))
         os._exit(0)
-    print(child, flush=True)
+    if delay != "None":
+        time.sleep(float(delay))
+        os.kill(child, signal.SIGKILL)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -64,12 +67,8 @@ class Nursery:
     def export(self, day: object, kill_after: float | None = None) -> int:
         """Run an export; its exit code, negative if it was killed."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{day}\n")
+        self.process.stdin.write(f"{day} {kill_after}\n")
         self.process.stdin.flush()
-        child = int(self.read())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            os.kill(child, signal.SIGKILL)  # a zombie at the latest: the nursery waits only for this one
         return int(self.read())
 
 
