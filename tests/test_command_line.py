@@ -16,7 +16,7 @@ HERE = Path(__file__).parents[1]
 EXECUTABLE = Path(sys.executable).with_name("nightjar")
 STEPS = ["ingest", "sessionize", "validate", "features", "train", "promote", "refit", "export"]
 CARE = ["rejected", "days", "compact", "vacuum", "forget"]
-COMMANDS = [*STEPS, "run", "compare", "recommend", "read", "send", *CARE, "simulate"]
+COMMANDS = [*STEPS, "run", "compare", "recommend", "read", "send", "report", "history", *CARE, "simulate", "rollback"]
 
 
 def tables(home: Path) -> set[str]:
