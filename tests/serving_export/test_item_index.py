@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
-from serving_export.item_index import exact_index, read_index, save_index
+from serving_export.item_index import choose_index, exact_index, factory_of, read_index, save_index
 from serving_export.scoring import item_vectors
 from training.tracking import Tracking, number
 
@@ -70,3 +70,40 @@ def test_a_manifest_that_is_no_json_is_refused(indexed):
     (folder(store, version) / "manifest.json").write_text("{")
     with pytest.raises(ConfigurationError, match="cannot read the item index"):
         read_index(store, bundle, version)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "num_items", "factory"),
+    [
+        ("auto", 10, "Flat"),
+        ("auto", 199_999, "Flat"),
+        ("auto", 200_000, "IVF4096,Flat"),
+        ("auto", 1_000_000, "IVF8192,Flat"),
+        ("exact", 1_000_000, "Flat"),
+        ("HNSW32", 10, "HNSW32"),
+    ],
+)
+def test_the_index_follows_from_the_number_of_items(wanted, num_items, factory):
+    assert factory_of(wanted, num_items) == factory
+
+
+@pytest.mark.parametrize("least", [0.6, 0.99, 1.0])
+def test_an_index_looks_as_far_as_the_recall_needs(least):
+    random = np.random.default_rng(1)
+    vectors = random.normal(size=(3001, 16)).astype(np.float32)
+    codes = np.arange(1, 3001)
+    index = choose_index(vectors, codes, "IVF32,Flat", least, vectors[:200], 10)
+    assert index.recall >= least
+    probes = int(index.effort.removeprefix("nprobe="))
+    exact = exact_index(vectors, codes).search(vectors[:200], 10)[0]
+    found = index.search(vectors[:200], 10)[0]
+    shared = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
+    assert shared == pytest.approx(index.recall)
+    assert probes < 32 or least == 1.0
+
+
+def test_too_few_items_for_an_index_are_searched_exactly(caplog):
+    vectors = np.eye(9, dtype=np.float32)
+    index = choose_index(vectors, np.arange(1, 9), "IVF1024,Flat", 0.99, vectors, 3)
+    assert index.is_exact
+    assert "index IVF1024,Flat cannot be built of 8 items: the search is exact" in caplog.text
