@@ -1,0 +1,206 @@
+"""All models and baselines beside each other: three logs, three seeds, one protocol, and why the best one wins.
+
+    python benchmarks/models.py HOME
+
+Globo.com's news and Online Retail's gift shop are read from NIGHTJAR_DATA, the simulated shop is made in HOME. Every
+recipe is trained with `purpose=report` as the site files fix it; nothing is chosen by what comes out. What was measured
+is kept in HOME/measured.jsonl, so that a run that was stopped goes on, and written between the marks of
+docs/benchmarks.md. GRU4Rec at its authors' settings is the reference for time and quality in the same run.
+"""
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- models: written by benchmarks/models.py -->", "<!-- end of models -->"
+SEEDS = (1, 2, 3)
+MODELS = ("rnn", "gru", "lstm", "gru4rec")
+BASELINES = (
+    "popularity",
+    "recent_popularity",
+    "session_popularity",
+    "markov",
+    "sequential_rules",
+    "item_knn",
+    "vs_knn",
+    "stan",
+)
+METRICS = {"warm/next_recall_at_20": "recall@20", "warm/next_mrr_at_20": "mrr@20", "all/next_mrr_at_20": "all mrr@20"}
+LIST = "list/any_recall_at_20"
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log, the day that its models are tested on, and what is told of it."""
+
+    site: str
+    title: str
+    first: str
+    day: str
+    ablation: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Label -> what is changed of the site's gru."""
+
+
+ABLATION: dict[str, dict[str, Any]] = {
+    "without the prior": {"prior_half_life": None},
+    "without the prior, sessions shuffled": {"prior_half_life": None, "order": "shuffled"},
+    "2048 negatives by popularity^0.5, logQ": {"num_negatives": 2048, "negative_alpha": 0.5},
+    "2048 negatives drawn evenly, logQ": {"num_negatives": 2048},
+    "BPR-max, 2048 negatives": {"num_negatives": 2048, "loss": "bpr_max"},
+    "gBCE, 2048 negatives": {"num_negatives": 2048, "loss": "gbce"},
+}
+LOGS = (
+    Log("globo", "Globo.com, sessions of 2017-10-10", "2017-10-05", "2017-10-10", ABLATION),
+    Log("online_retail", "Online Retail, baskets of 2011-11-22", "2011-09-23", "2011-11-22"),
+    Log("demo", "The simulated shop, its seventh day", "2026-03-01", "2026-03-07"),
+)
+
+
+def main() -> None:
+    """Measure what is not measured yet, then write the page."""
+    if len(sys.argv) != 2:
+        sys.exit("python benchmarks/models.py HOME")
+    home = Path(sys.argv[1]).resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    measured = Measured(home / "measured.jsonl")
+    for log in LOGS:
+        load(home, log)
+        for label, recipe, seed, fields in runs(log):
+            key = {"log": log.site, "label": label, "seed": seed}
+            if not measured.has(key):
+                measured.add(key | train(home, log, recipe, seed, fields))
+                write_page(measured.rows)
+    write_page(measured.rows)
+
+
+class Measured:
+    """Lines of a file, one a training."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def has(self, key: dict[str, Any]) -> bool:
+        """Whether a training is there."""
+        return any(key.items() <= row.items() for row in self.rows)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep one."""
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def runs(log: Log) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    """Label, recipe, seed and changed fields of all trainings on a log."""
+    for name in BASELINES:
+        yield name, name, 1, {}
+    for seed in SEEDS:
+        for name in MODELS:
+            yield name, name, seed, {}
+    for label, fields in log.ablation.items():
+        yield f"gru, {label}", "gru", 1, fields
+
+
+def load(home: Path, log: Log) -> None:
+    """Raw logs to validated days and training sequences; what is there already stays."""
+    if log.site == "demo" and not (home / "raw").exists():
+        nightjar(home, log, "simulate", "--from", log.first, "--to", log.day)
+    nightjar(home, log, "run", "--data-only", "--from", log.first, "--to", log.day)
+    nightjar(home, log, "features", "--date", log.day)
+
+
+def train(home: Path, log: Log, recipe: str, seed: int, fields: dict[str, Any]) -> dict[str, Any]:
+    """One training, in a process of its own."""
+    site = changed_site(home, log, recipe, fields)
+    options = ("--recipe", recipe, "--seed", str(seed), "--purpose", "report", "--date", log.day)
+    line = nightjar(home, log, "train", *options, site=site)[-1]
+    return {"seconds": line["seconds"], "metrics": line["metrics"]}
+
+
+def changed_site(home: Path, log: Log, recipe: str, fields: dict[str, Any]) -> Path:
+    """The log's site file with one recipe that the site may not name, or with some of its fields changed."""
+    import yaml
+
+    told = yaml.safe_load((ROOT / "conf" / f"{log.site}.yaml").read_text())
+    recipes = told.setdefault("training", {}).setdefault("recipes", {})
+    recipes[recipe] = (recipes.get(recipe) or {}) | fields
+    path = home / "sites" / f"{log.site}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(told))
+    return path
+
+
+def nightjar(home: Path, log: Log, step: str, *options: str, site: Path | None = None) -> list[dict[str, Any]]:
+    """Run a command as a user would; its JSON lines."""
+    command = [str(Path(sys.executable).with_name("nightjar")), step, "--site", str(site or conf(log)), *options]
+    sys.stderr.write(f"nightjar {' '.join(command[1:])}\n")
+    told = subprocess.run(
+        command, env=os.environ | {"NIGHTJAR_HOME": str(home)}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return [json.loads(line) for line in told.stdout.splitlines()]
+
+
+def conf(log: Log) -> Path:
+    """The site file of a log."""
+    return ROOT / "conf" / f"{log.site}.yaml"
+
+
+def write_page(rows: list[dict[str, Any]]) -> None:
+    """Put the tables between the marks of the page."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    parts = [table(log, [row for row in rows if row["log"] == log.site]) for log in LOGS]
+    PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(filter(None, parts)) + f"\n\n{END}{rest.partition(END)[2]}")
+
+
+def table(log: Log, rows: list[dict[str, Any]]) -> str:
+    """A log's table: mean of the seeds, and how far they lie apart."""
+    if not rows:
+        return ""
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    groups = {label: [row for row in rows if row["label"] == label] for label in labels}
+    targets = rows[0]["metrics"]
+    lines = [
+        f"### {log.title}",
+        "",
+        f"{targets['warm/num_targets']:,.0f} targets in the protocol `warm`; {targets['all/num_targets']:,.0f} in "
+        f"`all`, {targets['all/cold_share']:.1%} of them items that no model knows.",
+        "",
+        "| recipe | seeds | " + " | ".join([*METRICS.values(), "list recall@20", "training s", "k events/s"]) + " |",
+        "| --- | --: |" + " --: |" * (len(METRICS) + 3),
+    ]
+    best = max(groups, key=lambda label: mean(groups[label], "warm/next_mrr_at_20"))
+    for label, group in groups.items():
+        cells = [told(group, name) for name in (*METRICS, LIST)]
+        speed = [f"{mean(group, 'train_seconds'):.0f}", f"{mean(group, 'train_events_per_second') / 1000:.1f}"]
+        name = f"**{label}**" if label == best else label
+        lines.append(f"| {name} | {len(group)} | " + " | ".join([*cells, *speed]) + " |")
+    return "\n".join(lines)
+
+
+def mean(rows: list[dict[str, Any]], name: str) -> float:
+    """Of a metric over the seeds; no number where it was not measured."""
+    return statistics.fmean(row["metrics"].get(name, math.nan) for row in rows)
+
+
+def told(rows: list[dict[str, Any]], name: str) -> str:
+    """`0.3012 ±0.0007`: mean and standard deviation of the seeds; of one run, half of its 95 % interval in brackets."""
+    if len(rows) > 1:
+        return f"{mean(rows, name):.4f} ±{statistics.stdev(row['metrics'][name] for row in rows):.4f}"
+    metrics = rows[0]["metrics"]
+    if f"{name}_low" not in metrics:
+        return f"{metrics[name]:.4f}" if name in metrics else ""
+    return f"{metrics[name]:.4f} (±{(metrics[f'{name}_high'] - metrics[f'{name}_low']) / 2:.4f})"
+
+
+if __name__ == "__main__":
+    main()
