@@ -6,6 +6,8 @@ Globo.com's news and Online Retail's gift shop are read from NIGHTJAR_DATA, the 
 recipe is trained with `purpose=report` as the site files fix it; nothing is chosen by what comes out. What was measured
 is kept in HOME/measured.jsonl, so that a run that was stopped goes on, and written between the marks of
 docs/benchmarks.md. GRU4Rec at its authors' settings is the reference for time and quality in the same run.
+
+Two trainings go side by side, each a process on one core. The variants of gru are one lane, for they share a lock.
 """
 
 import json
@@ -15,15 +17,20 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- models: written by benchmarks/models.py -->", "<!-- end of models -->"
 SEEDS = (1, 2, 3)
-MODELS = ("rnn", "gru", "lstm", "gru4rec")
+MODELS = ("gru4rec", "gru", "lstm", "rnn")
 BASELINES = (
     "popularity",
     "recent_popularity",
@@ -46,21 +53,34 @@ class Log:
     title: str
     first: str
     day: str
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Recipe -> its fields, where the site file does not name the recipe."""
     ablation: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Label -> what is changed of the site's gru."""
 
 
+NEWS = {"prior_half_life": "6h"}
+RETAIL = {"order": "shuffled", "epochs": 10, "batch_size": 32, "learning_rate": 0.005, "hidden_size": 64}
+SHORT = {"epochs": 2}
 ABLATION: dict[str, dict[str, Any]] = {
-    "without the prior": {"prior_half_life": None},
-    "without the prior, sessions shuffled": {"prior_half_life": None, "order": "shuffled"},
-    "2048 negatives by popularity^0.5, logQ": {"num_negatives": 2048, "negative_alpha": 0.5},
-    "2048 negatives drawn evenly, logQ": {"num_negatives": 2048},
-    "BPR-max, 2048 negatives": {"num_negatives": 2048, "loss": "bpr_max"},
-    "gBCE, 2048 negatives": {"num_negatives": 2048, "loss": "gbce"},
+    "2 epochs": SHORT,
+    "2 epochs, no prior": SHORT | {"prior_half_life": None},
+    "2 epochs, no prior, sessions shuffled": SHORT | {"prior_half_life": None, "order": "shuffled"},
+    "2 epochs, 2048 negatives by popularity^0.5, logQ": SHORT | {"num_negatives": 2048, "negative_alpha": 0.5},
+    "2 epochs, 2048 negatives drawn evenly, logQ": SHORT | {"num_negatives": 2048},
+    "2 epochs, BPR-max, 2048 negatives drawn evenly": SHORT | {"num_negatives": 2048, "loss": "bpr_max"},
+    "2 epochs, gBCE, 2048 negatives": SHORT | {"num_negatives": 2048, "loss": "gbce"},
 }
 LOGS = (
-    Log("globo", "Globo.com, sessions of 2017-10-10", "2017-10-05", "2017-10-10", ABLATION),
-    Log("online_retail", "Online Retail, baskets of 2011-11-22", "2011-09-23", "2011-11-22"),
+    Log(
+        *("globo", "Globo.com, sessions of 2017-10-10", "2017-10-05", "2017-10-10"),
+        settings={"lstm": NEWS, "rnn": NEWS, "vs_knn": {"remind": False}, "stan": {"remind": False}},
+        ablation=ABLATION,
+    ),
+    Log(
+        *("online_retail", "Online Retail, baskets of 2011-11-22", "2011-09-23", "2011-11-22"),
+        settings={"lstm": RETAIL, "rnn": RETAIL},
+    ),
     Log("demo", "The simulated shop, its seventh day", "2026-03-01", "2026-03-07"),
 )
 
@@ -74,19 +94,35 @@ def main() -> None:
     measured = Measured(home / "measured.jsonl")
     for log in LOGS:
         load(home, log)
-        for label, recipe, seed, fields in runs(log):
-            key = {"log": log.site, "label": label, "seed": seed}
-            if not measured.has(key):
-                measured.add(key | train(home, log, recipe, seed, fields))
-                write_page(measured.rows)
-    write_page(measured.rows)
+        lanes = [[run for run in runs(log) if (run.recipe == "gru") is of_gru] for of_gru in (True, False)]
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            list(pool.map(partial(train_missing, home, log, measured), lanes))
+        write_page(measured.rows)
+
+
+def train_missing(home: Path, log: Log, measured: "Measured", lane: list["Run"]) -> None:
+    """One training after the other, those that are not measured yet."""
+    for run in lane:
+        key = {"log": log.site, "label": run.label, "seed": run.seed}
+        if not measured.has(key):
+            measured.add(key | train(home, log, run))
+
+
+class Run(NamedTuple):
+    """A training of the table."""
+
+    label: str
+    recipe: str
+    seed: int
+    fields: dict[str, Any]
+    """What is changed of the recipe that the site file fixes."""
 
 
 class Measured:
     """Lines of a file, one a training."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.lock = path, Lock()
         self.rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def has(self, key: dict[str, Any]) -> bool:
@@ -95,20 +131,20 @@ class Measured:
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep one."""
-        self.rows.append(row)
-        with self.path.open("a") as file:
+        with self.lock, self.path.open("a") as file:
+            self.rows.append(row)
             file.write(json.dumps(row) + "\n")
 
 
-def runs(log: Log) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
-    """Label, recipe, seed and changed fields of all trainings on a log."""
+def runs(log: Log) -> Iterator[Run]:
+    """All trainings on a log."""
     for name in BASELINES:
-        yield name, name, 1, {}
-    for seed in SEEDS:
-        for name in MODELS:
-            yield name, name, seed, {}
+        yield Run(name, name, 1, log.settings.get(name, {}))
+    for name in MODELS:
+        for seed in SEEDS:
+            yield Run(name, name, seed, log.settings.get(name, {}))
     for label, fields in log.ablation.items():
-        yield f"gru, {label}", "gru", 1, fields
+        yield Run(f"gru, {label}", "gru", 1, fields)
 
 
 def load(home: Path, log: Log) -> None:
@@ -119,22 +155,20 @@ def load(home: Path, log: Log) -> None:
     nightjar(home, log, "features", "--date", log.day)
 
 
-def train(home: Path, log: Log, recipe: str, seed: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """One training, in a process of its own."""
-    site = changed_site(home, log, recipe, fields)
-    options = ("--recipe", recipe, "--seed", str(seed), "--purpose", "report", "--date", log.day)
+def train(home: Path, log: Log, run: Run) -> dict[str, Any]:
+    """One training, in a process of its own, on one core."""
+    site = changed_site(home, log, run)
+    options = ("--recipe", run.recipe, "--seed", str(run.seed), "--purpose", "report", "--date", log.day)
     line = nightjar(home, log, "train", *options, site=site)[-1]
     return {"seconds": line["seconds"], "metrics": line["metrics"]}
 
 
-def changed_site(home: Path, log: Log, recipe: str, fields: dict[str, Any]) -> Path:
+def changed_site(home: Path, log: Log, run: Run) -> Path:
     """The log's site file with one recipe that the site may not name, or with some of its fields changed."""
-    import yaml
-
     told = yaml.safe_load((ROOT / "conf" / f"{log.site}.yaml").read_text())
     recipes = told.setdefault("training", {}).setdefault("recipes", {})
-    recipes[recipe] = (recipes.get(recipe) or {}) | fields
-    path = home / "sites" / f"{log.site}.yaml"
+    recipes[run.recipe] = (recipes.get(run.recipe) or {}) | run.fields
+    path = home / "sites" / f"{log.site}-{run.recipe}.yaml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(told))
     return path
@@ -144,9 +178,8 @@ def nightjar(home: Path, log: Log, step: str, *options: str, site: Path | None =
     """Run a command as a user would; its JSON lines."""
     command = [str(Path(sys.executable).with_name("nightjar")), step, "--site", str(site or conf(log)), *options]
     sys.stderr.write(f"nightjar {' '.join(command[1:])}\n")
-    told = subprocess.run(
-        command, env=os.environ | {"NIGHTJAR_HOME": str(home)}, stdout=subprocess.PIPE, text=True, check=True
-    )
+    env = os.environ | {"NIGHTJAR_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    told = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in told.stdout.splitlines()]
 
 
