@@ -214,15 +214,17 @@ def table(log: Log, rows: list[dict[str, Any]]) -> str:
     best = max(groups, key=lambda label: mean(groups[label], "warm/next_mrr_at_20"))
     for label, group in groups.items():
         cells = [told(group, name) for name in (*METRICS, LIST)]
-        speed = [f"{mean(group, 'train_seconds'):.0f}", f"{mean(group, 'train_events_per_second') / 1000:.1f}"]
+        seconds, rate = mean(group, "train_seconds"), mean(group, "train_events_per_second")
+        speed = ["", ""] if math.isnan(seconds) else [f"{seconds:.0f}", f"{rate / 1000:.1f}"]
         name = f"**{label}**" if label == best else label
         lines.append(f"| {name} | {len(group)} | " + " | ".join([*cells, *speed]) + " |")
     return "\n".join(lines)
 
 
 def mean(rows: list[dict[str, Any]], name: str) -> float:
-    """Of a metric over the seeds; no number where it was not measured."""
-    return statistics.fmean(row["metrics"].get(name, math.nan) for row in rows)
+    """Of a metric over the seeds that have it; no number where none has."""
+    values = [row["metrics"][name] for row in rows if name in row["metrics"]]
+    return statistics.fmean(values) if values else math.nan
 
 
 def told(rows: list[dict[str, Any]], name: str) -> str:
