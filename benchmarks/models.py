@@ -43,6 +43,7 @@ BASELINES = (
 )
 METRICS = {"warm/next_recall_at_20": "recall@20", "warm/next_mrr_at_20": "mrr@20", "all/next_mrr_at_20": "all mrr@20"}
 LIST = "list/any_recall_at_20"
+SPEED = ("train_seconds", "train_events_per_second")
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,10 @@ def train(home: Path, log: Log, run: Run) -> dict[str, Any]:
     site = changed_site(home, log, run)
     options = ("--recipe", run.recipe, "--seed", str(run.seed), "--purpose", "report", "--date", log.day)
     line = nightjar(home, log, "train", *options, site=site)[-1]
-    return {"seconds": line["seconds"], "metrics": line["metrics"]}
+    return {
+        "seconds": line["seconds"],
+        "metrics": line["metrics"] | {name: line[name] for name in SPEED if name in line},
+    }
 
 
 def changed_site(home: Path, log: Log, run: Run) -> Path:
@@ -214,7 +218,7 @@ def table(log: Log, rows: list[dict[str, Any]]) -> str:
     best = max(groups, key=lambda label: mean(groups[label], "warm/next_mrr_at_20"))
     for label, group in groups.items():
         cells = [told(group, name) for name in (*METRICS, LIST)]
-        seconds, rate = mean(group, "train_seconds"), mean(group, "train_events_per_second")
+        seconds, rate = (mean(group, name) for name in SPEED)
         speed = ["", ""] if math.isnan(seconds) else [f"{seconds:.0f}", f"{rate / 1000:.1f}"]
         name = f"**{label}**" if label == best else label
         lines.append(f"| {name} | {len(group)} | " + " | ".join([*cells, *speed]) + " |")

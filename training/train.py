@@ -79,7 +79,7 @@ def train(
         tracking.keep_pictures(run_id, draw(site, tracking.losses(run_id), recipe_name, recipe, metrics), PICTURES)
         version = tracking.register(bundle, run_id, {**tags, "night": str(night)})
         remove_checkpoints(folder)
-    return {"run_id": run_id, "model_version": version, "metrics": losses | metrics | speed}
+    return {"run_id": run_id, "model_version": version, "metrics": losses | metrics, **speed}
 
 
 def make(

@@ -2,7 +2,6 @@
 
 import hmac
 from datetime import date
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,7 +10,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.ids import hmac_sha256
 from pipeline.ingest import ingest
 from pipeline.privacy import known_as
-from pipeline.publish import Store, open_store
+from pipeline.publish import open_store
 from pipeline.tables import FILES, SITE
 from serving_export import reader
 
@@ -199,20 +198,26 @@ def test_a_site_file_that_would_leak_or_hash_nothing_is_refused(make_small, sour
 # --- the reader of exported tables
 
 
-def test_the_reader_hashes_what_it_is_given(tmp_path: Path, secret):
+def make_reader(user_id_secret: str | None, secret: str) -> reader.Recommendations:
+    """A reader of a store that has the digest of a secret, or none, and no release yet."""
+    made = object.__new__(reader.Recommendations)
+    made.store, made.site, made.secret = "store", {"user_id_secret": user_id_secret}, secret
+    return made
+
+
+def test_the_reader_hashes_what_it_is_given(secret):
     digest = hmac.new(SECRET.encode(), reader.SECRET_CONSTANT, "sha256").hexdigest()
-    assert reader.known_as("store", " ann", digest, SECRET) == hashed_by_hand("ann")
-    assert reader.known_as("store", " ann", None, "") == " ann"
+    assert make_reader(digest, SECRET).known_as(" ann") == hashed_by_hand("ann")
+    assert make_reader(None, "").known_as(" ann") == " ann"
     with pytest.raises(LookupError, match="no secret was given"):
-        reader.known_as("store", "ann", digest, "")
+        make_reader(digest, "").known_as("ann")
     with pytest.raises(LookupError, match="another secret was given"):
-        reader.known_as("store", "ann", digest, "wrong")
+        make_reader(digest, "wrong").known_as("ann")
 
 
 def test_reader_and_store_agree_on_the_digest_of_a_secret(hashed):
-    assert isinstance(hashed.store, Store)
-    digest = reader.site_of(hashed.store.root)["user_id_secret"]
-    assert reader.known_as(hashed.store.root, "ann", digest, SECRET) == known_as(hashed.site, "ann")
+    digest = pl.read_delta(f"{hashed.store.root}/site")["user_id_secret"].item()
+    assert make_reader(digest, SECRET).known_as("ann") == known_as(hashed.site, "ann")
 
 
 def test_a_hashed_site_can_be_ingested_again(hashed):
