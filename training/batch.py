@@ -40,8 +40,8 @@ class Batch:
 
     @property
     def as_of(self) -> int:
-        """The time of the batch, microseconds since 1970: its newest event."""
-        return int(self.occurred_at.max())
+        """The time of the batch, microseconds since 1970: its oldest event, so that nothing of it is known by then."""
+        return int(self.occurred_at.min())
 
     def targets(self) -> Tensor:
         """(number of true entries in target_mask) the item code after each masked event."""

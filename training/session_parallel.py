@@ -28,7 +28,7 @@ class Step(NamedTuple):
     is_new_B: Tensor
     """Whether the session begins here, so that nothing is carried into it."""
     as_of: int
-    """The newest of the events, microseconds since 1970."""
+    """The oldest of the events, microseconds since 1970."""
 
     def to(self, device: torch.device | str) -> "Step":
         """The same step on a device."""
@@ -49,7 +49,7 @@ def parallel_steps(sequences: Sequences, batch_size: int) -> Iterator[Step]:
             torch.from_numpy(sequences.item_codes[places + 1]),
             torch.from_numpy(slots),
             torch.from_numpy(is_new),
-            int(sequences.occurred_at[places].max()),
+            int(sequences.occurred_at[places].min()),
         )
         places = places + 1
         is_new = places == lasts[sessions]

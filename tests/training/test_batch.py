@@ -18,7 +18,7 @@ def test_a_batch_holds_the_chosen_sessions_in_the_chosen_order():
     assert batch.item_codes.tolist() == [5, 6, 7, 1, 2, 3]
     assert batch.offsets.tolist() == [0, 3, 6]
     assert batch.occurred_at.tolist() == [40, 50, 60, 0, 10, 20]
-    assert batch.as_of == 60
+    assert batch.as_of == 0
 
 
 def test_targets_never_cross_a_sessions_border():

@@ -150,9 +150,9 @@ def test_sessions_go_side_by_side_in_order_and_the_step_shrinks_at_the_end():
         (s.item_codes_B.tolist(), s.targets_B.tolist(), s.slots_B.tolist(), s.is_new_B.tolist(), s.as_of) for s in steps
     ]
     assert told == [
-        ([11, 21], [12, 22], [0, 1], [True, True], 40),
-        ([12, 41], [13, 42], [0, 1], [False, True], 70),
-        ([13, 42], [14, 43], [0, 1], [False, False], 80),
+        ([11, 21], [12, 22], [0, 1], [True, True], 0),
+        ([12, 41], [13, 42], [0, 1], [False, True], 10),
+        ([13, 42], [14, 43], [0, 1], [False, False], 20),
         ([51], [52], [0], [True], 100),
     ]
 

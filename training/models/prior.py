@@ -4,10 +4,8 @@
     score_i(t) = model's score + w * log(1 + c_i(t))
 
 `w` is learnt with the model. Where items age within hours, the model then need not follow the hour's favourites with
-its own weights, and what it learns beside them lasts longer. Training asks for the prior at the newest event of a
-batch, evaluation and export for the one at the end of the window; nothing later is ever counted. That a batch's own
-events are in its prior is meant: the model then leaves to the prior what the hour explains. With the prior of the time
-before each batch it chased the hour with its own weights again, and was worse on the day after (docs/benchmarks.md).
+its own weights, and what it learns beside them lasts longer. Training asks for the prior at the oldest event of a
+batch, so that nothing of the batch is counted in it; evaluation and export ask for the one at the end of the window.
 
 Counts are kept at STEPS_A_HALF_LIFE instants a half-life; between them they decay, and what happened since is left out.
 

@@ -67,12 +67,12 @@ def test_the_prior_counts_what_was_before_and_halves_with_age(sequences):
         torch.testing.assert_close(model.prior(as_of), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_nothing_later_than_a_batch_is_in_its_prior(sequences):
+def test_nothing_of_a_batch_is_in_its_own_prior(sequences):
     model, batch = make_model(), gather(sequences, np.arange(10, 20))
     model.see(sequences)
     before = model.prior(batch.as_of)
     changed = sequences.item_codes.copy()
-    changed[60:] = 1
+    changed[30:] = 1
     model.see(Sequences(changed, sequences.offsets, sequences.occurred_at, sequences.visitors))
     assert torch.equal(model.prior(batch.as_of), before)
 
