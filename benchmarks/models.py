@@ -60,7 +60,7 @@ class Log:
     """Label -> what is changed of the site's gru."""
 
 
-NEWS = {"prior_half_life": "6h"}
+NEWS = {"prior_half_life": "6h", "epochs": 3}
 RETAIL = {"order": "shuffled", "epochs": 10, "batch_size": 32, "learning_rate": 0.005, "hidden_size": 64}
 SHORT = {"epochs": 2}
 ABLATION: dict[str, dict[str, Any]] = {
@@ -219,7 +219,7 @@ def table(log: Log, rows: list[dict[str, Any]]) -> str:
     for label, group in groups.items():
         cells = [told(group, name) for name in (*METRICS, LIST)]
         seconds, rate = (mean(group, name) for name in SPEED)
-        speed = ["", ""] if math.isnan(seconds) else [f"{seconds:.0f}", f"{rate / 1000:.1f}"]
+        speed = [f"{seconds:.0f}", f"{rate / 1000:.1f}"] if seconds >= 1 else ["", ""]  # baselines only count
         name = f"**{label}**" if label == best else label
         lines.append(f"| {name} | {len(group)} | " + " | ".join([*cells, *speed]) + " |")
     return "\n".join(lines)
