@@ -56,33 +56,36 @@ class Log:
     day: str
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Recipe -> its fields, where the site file does not name the recipe."""
-    ablation: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Label -> what is changed of the site's gru."""
+    ablation: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    """Label -> a recipe, and what is changed of it."""
 
 
 NEWS = {"prior_half_life": "6h", "epochs": 3}
 RETAIL = {"order": "shuffled", "epochs": 10, "batch_size": 32, "learning_rate": 0.005, "hidden_size": 64}
-SHORT = {"epochs": 2}
-ABLATION: dict[str, dict[str, Any]] = {
-    "2 epochs": SHORT,
-    "2 epochs, no prior": SHORT | {"prior_half_life": None},
-    "2 epochs, no prior, sessions shuffled": SHORT | {"prior_half_life": None, "order": "shuffled"},
-    "2 epochs, 2048 negatives by popularity^0.5, logQ": SHORT | {"num_negatives": 2048, "negative_alpha": 0.5},
-    "2 epochs, 2048 negatives drawn evenly, logQ": SHORT | {"num_negatives": 2048},
-    "2 epochs, BPR-max, 2048 negatives drawn evenly": SHORT | {"num_negatives": 2048, "loss": "bpr_max"},
-    "2 epochs, gBCE, 2048 negatives": SHORT | {"num_negatives": 2048, "loss": "gbce"},
+FULL = {"num_negatives": 0, "negative_alpha": 0, "in_batch_negatives": False}
+WHY_GRU4REC: dict[str, tuple[str, dict[str, Any]]] = {
+    "whole sessions in order of time": ("gru4rec", {"order": "chronological"}),
+    "whole sessions shuffled": ("gru4rec", {"order": "shuffled"}),
+    "against all items": ("gru4rec", FULL),
+    "negatives drawn evenly": ("gru4rec", {"negative_alpha": 0}),
+    "no logQ": ("gru4rec", {"logq": 0}),
+    "BPR-max": ("gru4rec", {"loss": "bpr_max"}),
+    "Adam": ("gru4rec", {"optimiser": "adam", "learning_rate": 0.002}),
+    "prior of 6 h": ("gru4rec", {"prior_half_life": "6h"}),
+    "no prior": ("gru", {"prior_half_life": None}),
 }
+WHY_SHOP = {label: change for label, change in WHY_GRU4REC.items() if label != "no prior"}
 LOGS = (
     Log(
         *("globo", "Globo.com, sessions of 2017-10-10", "2017-10-05", "2017-10-10"),
         settings={"lstm": NEWS, "rnn": NEWS, "vs_knn": {"remind": False}, "stan": {"remind": False}},
-        ablation=ABLATION,
+        ablation=WHY_GRU4REC,
     ),
     Log(
         *("online_retail", "Online Retail, baskets of 2011-11-22", "2011-09-23", "2011-11-22"),
         settings={"lstm": RETAIL, "rnn": RETAIL},
     ),
-    Log("demo", "The simulated shop, its seventh day", "2026-03-01", "2026-03-07"),
+    Log("demo", "The simulated shop, its seventh day", "2026-03-01", "2026-03-07", ablation=WHY_SHOP),
 )
 
 
@@ -144,8 +147,8 @@ def runs(log: Log) -> Iterator[Run]:
     for name in MODELS:
         for seed in SEEDS:
             yield Run(name, name, seed, log.settings.get(name, {}))
-    for label, fields in log.ablation.items():
-        yield Run(f"gru, {label}", "gru", 1, fields)
+    for label, (name, fields) in log.ablation.items():
+        yield Run(f"{name}, {label}", name, 1, log.settings.get(name, {}) | fields)
 
 
 def load(home: Path, log: Log) -> None:
