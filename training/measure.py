@@ -1,6 +1,8 @@
 """Measure a bundle on a day: all three protocols, on what the store holds of it."""
 
+from collections.abc import Sequence
 from datetime import date
+from typing import NamedTuple
 
 import polars as pl
 
@@ -12,29 +14,35 @@ from pipeline.publish import Store
 from pipeline.tables import events_table
 from training.bundle import Bundle
 from training.evaluation import evaluate_lists, evaluate_next
-from training.order import ShuffleTest, shuffle_test
 from training.outcomes import Outcomes, merge
 from training.settings import TrainingSite
 
 
-def measure_bundle(site: TrainingSite, store: Store, bundle: Bundle, day: date) -> Outcomes:
-    """Outcomes of a bundle that has seen nothing of `day`."""
-    if bundle.data_through >= day:
-        raise ValueError(f"a model that has seen {bundle.data_through} cannot be tested on {day}")
-    sessions = held_out_sessions(site, store, day)
-    return merge([evaluate_next(bundle, sessions, site.training.metric_ks), measure_lists(site, store, bundle, day)])
+class HeldOutDay(NamedTuple):
+    """What models are tested on: the sessions of a day, and what its users had done by the evening before."""
+
+    day: date
+    sessions: pl.DataFrame
+    histories: pl.DataFrame
+    """Last events before the day of every user who is there on the day."""
+    seen: pl.DataFrame
+    """What their lists must leave out: user_id, item_id."""
+    truths: pl.DataFrame
+    """Distinct items of each user on the day: user_id, item_id."""
 
 
-def measure_order(site: TrainingSite, store: Store, bundle: Bundle, day: date) -> ShuffleTest:
-    """Whether the order of events tells this bundle anything on `day`."""
-    return shuffle_test(bundle, held_out_sessions(site, store, day), max(site.training.metric_ks))
-
-
-def measure_lists(site: TrainingSite, store: Store, bundle: Bundle, day: date) -> Outcomes:
-    """Outcomes of the lists that this bundle would have published the evening before `day`."""
+def read_held_out_day(site: TrainingSite, store: Store, day: date) -> HeldOutDay:
+    """A day to test on."""
     parts = [list_inputs(site, store, day, bucket) for bucket in range(site.buckets)]
-    histories, seen, truths = (pl.concat(frames) for frames in zip(*parts, strict=True))
-    return evaluate_lists(bundle, histories, seen, truths, site.training.metric_ks)
+    return HeldOutDay(day, held_out_sessions(site, store, day), *map(pl.concat, zip(*parts, strict=True)))
+
+
+def measure_bundle(bundle: Bundle, held_out: HeldOutDay, ks: Sequence[int]) -> Outcomes:
+    """Outcomes of a bundle that has seen nothing of the day, in all three protocols."""
+    if bundle.data_through >= held_out.day:
+        raise ValueError(f"a model that has seen {bundle.data_through} cannot be tested on {held_out.day}")
+    lists = evaluate_lists(bundle, held_out.histories, held_out.seen, held_out.truths, ks)
+    return merge([evaluate_next(bundle, held_out.sessions, ks), lists])
 
 
 def list_inputs(

@@ -8,6 +8,7 @@ The challenger is chosen on one half of the day's visitors and gated on the othe
 is not judged by the luck that made it the best. The gate compares pairs: the same visitors under both models.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -23,7 +24,8 @@ from pipeline.publish import Store
 from pipeline.terminal import log
 from training.compare import compare, keep
 from training.difference import paired_difference
-from training.measure import measure_bundle, measure_order
+from training.measure import HeldOutDay, measure_bundle, read_held_out_day
+from training.order import shuffle_test
 from training.outcomes import Outcomes
 from training.report import comparison_text, main_headings
 from training.settings import TrainingSite
@@ -49,10 +51,10 @@ def promote(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
             f"{site.name}: no version was trained for {night}. Run `nightjar train` for that day first"
         )
     before = champion_before(tracking.champion(), versions, night)
-    candidates = [measure(site, store, tracking, label(v, challengers), v, night) for v in challengers]
-    standing = (
-        measure(site, store, tracking, "champion", newest_state(before, versions, night), night) if before else None
-    )
+    held_out, ks = read_held_out_day(site, store, night), site.training.metric_ks
+    candidates = [measure(tracking, label(v, challengers), v, held_out, ks) for v in challengers]
+    state = newest_state(before, versions, night) if before else None
+    standing = measure(tracking, "champion", state, held_out, ks) if state else None
     choice, gate = halves(candidates[0].outcomes)
     metric = site.training.champion_metric
     best = max(candidates, key=lambda c: c.outcomes.of_visitors(choice).means().get(metric, 0.0))
@@ -60,12 +62,12 @@ def promote(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
     mark(tracking, best.version if verdict["promoted"] else None, night)
     verdict |= move_alias(tracking, verdict, best.version, before, night)
     log.info("%s", verdict["reason"])
-    order = measure_order(site, store, tracking.load(best.version), night)
+    order = shuffle_test(tracking.load(best.version), held_out.sessions, max(ks))
     log.info("%s", order.sentence(best.label))
     metrics = best.outcomes.means() | order.numbers()
     table = comparison(candidates + ([standing] if standing else []))
     run_id = tracking.night_run(night).info.run_id
-    text = comparison_text(table, main_headings(max(site.training.metric_ks)))
+    text = comparison_text(table, main_headings(max(ks)))
     log.info("%s", text)
     tracking.client.log_text(run_id, text, "comparison.txt")
     tracking.log_metrics(run_id, metrics)
@@ -150,10 +152,10 @@ def move_alias(
 
 
 def measure(
-    site: TrainingSite, store: Store, tracking: Tracking, label: str, version: ModelVersion, night: date
+    tracking: Tracking, label: str, version: ModelVersion, held_out: HeldOutDay, ks: Sequence[int]
 ) -> Candidate:
     """Test a version on the day."""
-    return Candidate(label, version, measure_bundle(site, store, tracking.load(version), night))
+    return Candidate(label, version, measure_bundle(tracking.load(version), held_out, ks))
 
 
 def halves(outcomes: Outcomes) -> tuple[pl.Series, pl.Series]:

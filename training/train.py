@@ -26,7 +26,7 @@ from pipeline.terminal import log
 from training.bundle import Bundle, build, describe_recipe, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.compare import PICTURES, recalls
-from training.measure import measure_bundle
+from training.measure import measure_bundle, read_held_out_day
 from training.models.base import Recommender, SessionModel
 from training.notes import NOTE, run_note
 from training.pictures import Drawn, learning_curve
@@ -72,7 +72,7 @@ def train(
         recommender, losses = make(recipe, vocabulary, sequences, as_of, folder, report)
         speed = describe_speed(recipe, sequences, time.monotonic() - started) if is_whole else {}
         bundle = Bundle(recommender, vocabulary, recipe_name, recipe, night - ONE_DAY, as_of)
-        outcomes = measure_bundle(site, store, bundle, night)
+        outcomes = measure_bundle(bundle, read_held_out_day(site, store, night), site.training.metric_ks)
         metrics = outcomes.numbers()
         tracking.log_metrics(run_id, metrics | speed)
         tracking.keep_outcomes(run_id, outcomes)

@@ -12,7 +12,7 @@ from training.evaluation import (
     evaluate_next,
     rank_targets,
 )
-from training.measure import measure_bundle
+from training.measure import measure_bundle, read_held_out_day
 from training.models.base import TopItems
 
 NO_SEEN = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
@@ -147,8 +147,9 @@ def test_lists_are_held_against_all_that_a_user_did(scripted):
 
 def test_a_model_that_has_seen_the_day_is_not_tested_on_it(scripted, loaded_shop):
     bundle = scripted(SCORES)
+    held_out = read_held_out_day(loaded_shop.site, loaded_shop.store, bundle.data_through + timedelta(days=1))
     with pytest.raises(ValueError, match="seen 2026-03-01 cannot be tested on 2026-03-01"):
-        measure_bundle(loaded_shop.site, loaded_shop.store, bundle, bundle.data_through)
-    means = measure_bundle(loaded_shop.site, loaded_shop.store, bundle, bundle.data_through + timedelta(days=1)).means()
+        measure_bundle(bundle, held_out._replace(day=bundle.data_through), (20,))
+    means = measure_bundle(bundle, held_out, (20,)).means()
     assert means["all/cold_share"] == 1, "this bundle knows no item of the shop"
     assert means["all/next_recall_at_20"] == means["list/any_recall_at_20"] == 0

@@ -7,7 +7,6 @@ from features.sequences import Sequences, encode_sessions
 from features.vocabulary import learn_vocabulary
 from training.baselines.markov import Markov
 from training.bundle import Bundle
-from training.measure import measure_order
 from training.order import shuffle_events, shuffle_test, without_last
 from training.recipes import MarkovRecipe
 
@@ -93,7 +92,3 @@ def test_without_such_sessions_nothing_is_claimed(scripted, sessions_of):
     found = shuffle_test(scripted(SCORES), sessions_of([["a", "b"], ["?"]]), 20)
     assert (found.num_targets, found.difference) == (0, (0, 0, 0, 1))
     assert "cannot be told" in found.sentence("gru")
-
-
-def test_the_sessions_of_a_day_are_tested(scripted, loaded_shop):
-    assert measure_order(loaded_shop.site, loaded_shop.store, scripted(SCORES), loaded_shop.days[3]).num_targets == 0

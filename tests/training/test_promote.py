@@ -11,6 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from pipeline.errors import ConfigurationError, RetryableError
 from training import promote as promoting
 from training.difference import Difference
+from training.measure import HeldOutDay
 from training.order import ShuffleTest
 from training.outcomes import Outcomes
 from training.promote import promote
@@ -20,6 +21,7 @@ from training.tracking import Tracking, data_through, newest
 
 FIRST = date(2026, 3, 4)
 METRIC = "next_mrr_at_20"
+NO_ROWS = HeldOutDay(FIRST, *[pl.DataFrame()] * 4)
 ORDER = ShuffleTest(20, 0.3, 0.2, Difference(0.1, 0.05, 0.15, 0.001), 120)
 
 
@@ -47,12 +49,13 @@ class Nights:
         self.num_visitors = 60
         self.measured: list[tuple[str, date]] = []
         monkeypatch.setattr(Tracking, "load", lambda self, version: version)
+        monkeypatch.setattr(promoting, "read_held_out_day", lambda site, store, day: NO_ROWS._replace(day=day))
         monkeypatch.setattr(promoting, "measure_bundle", self.measure)
-        monkeypatch.setattr(promoting, "measure_order", lambda *_: ORDER)
+        monkeypatch.setattr(promoting, "shuffle_test", lambda *_: ORDER)
         self.tracking.client.create_registered_model(self.tracking.model_name)
 
-    def measure(self, site, store, version: ModelVersion, day: date) -> Outcomes:
-        assert data_through(version) < day
+    def measure(self, version: ModelVersion, held_out: HeldOutDay, ks) -> Outcomes:
+        assert data_through(version) < held_out.day
         self.measured.append((version.tags["recipe"], data_through(version)))
         return outcomes(self.values[version.tags["recipe"]], self.num_visitors)
 
