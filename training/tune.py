@@ -55,8 +55,7 @@ def tune(site: TrainingSite, store: Store, night: date, recipe_name: str, seed: 
         "test_day": str(held_out),
     }
     with tracking.run(night, f"tune {run_name(recipe_name, recipe)}", tags) as run_id:
-        for name, value in describe_recipe(recipe).items():
-            tracking.client.log_param(run_id, name, value)
+        tracking.describe(run_id, describe_recipe(recipe), {})
         log.info("%s: tuning on %d sessions, tested on %s", recipe_name, sequences.num_sessions, held_out)
         if not isinstance(recipe, SequenceRecipe):
             recommender.fit(sequences, as_of)

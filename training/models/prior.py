@@ -61,14 +61,19 @@ class WithPrior(SessionModel):
         self.counted_at.fill_(last)
         self.earlier_GI = torch.from_numpy(counts_GI)
 
-    def prior(self, as_of: int) -> Tensor:
-        """(I) log(1 + c_i) at a moment, microseconds since 1970."""
+    def prior(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
+        """(I) or (C) log(1 + c_i) at a moment, microseconds since 1970."""
+        counts_I, half_lives = self.counts_before(as_of)
+        counts = counts_I if codes_C is None else counts_I[codes_C.to(counts_I.device)]
+        return (counts.to(self.weight.device) * 2.0**-half_lives).log1p()
+
+    def counts_before(self, as_of: int) -> tuple[Tensor, float]:
+        """(I) the newest counts kept that hold nothing after a moment, and how many half-lives they are old then."""
         last = int(self.counted_at)
         if as_of >= last or not len(self.earlier_GI):
-            return (self.counts_I * 2.0 ** (-max(0, as_of - last) / self.half_life)).log1p()
+            return self.counts_I, max(0, as_of - last) / self.half_life
         steps = max(0.0, (as_of - self.first_at) / self.half_life * STEPS_A_HALF_LIFE)
-        counts_I = self.earlier_GI[int(steps)].to(self.counts_I.device)
-        return (counts_I * 2.0 ** (-(steps % 1) / STEPS_A_HALF_LIFE)).log1p()
+        return self.earlier_GI[int(steps)], (steps % 1) / STEPS_A_HALF_LIFE
 
     def states(self, batch: Batch) -> Tensor:
         """(T, D + 1) the model's states and what the prior weighs."""
@@ -85,9 +90,7 @@ class WithPrior(SessionModel):
 
     def item_vectors(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
         """(I, D + 1) or (C, D + 1) the model's vectors and the prior."""
-        prior_I = self.prior(as_of)
-        column = prior_I if codes_C is None else prior_I[codes_C]
-        return torch.cat([self.model.item_vectors(as_of, codes_C), column[:, None]], dim=1)
+        return torch.cat([self.model.item_vectors(as_of, codes_C), self.prior(as_of, codes_C)[:, None]], dim=1)
 
     def extra_terms(self, batch: Batch) -> dict[str, Tensor]:
         """The model's own."""
