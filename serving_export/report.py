@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from features.histories import active_events
@@ -27,6 +26,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.forget import report_pages
 from pipeline.ids import sha256
 from pipeline.measures import trailing_days, usual_volume
+from pipeline.pages import render, write_page
 from pipeline.publish import Store
 from pipeline.tables import REJECTED, events_table
 from serving_export.history import releases
@@ -38,7 +38,7 @@ from training import compare
 from training.settings import TrainingSite
 from training.tracking import Tracking
 
-PAGE = "report.html"
+PAGE = Path(__file__).parent / "report.html"
 NUM_DAYS, NUM_USERS, NUM_EVENTS, NUM_ITEMS = 7, 10, 8, 8
 SHOWN_ITEMS = ("coverage", "gini", "mean_popularity", "novelty")
 """What lists show, beside hits: names of metrics."""
@@ -60,6 +60,7 @@ def write_report(site: TrainingSite, store: Store, day: date) -> Path:
         raise ConfigurationError(f"{site.name}: the store knows nothing of {day}. Run `nightjar ingest` for it first")
     lists = release_of(store, day)
     page = render(
+        PAGE,
         title=f"{site.name}, {day}",
         release=None if lists is None else lists.facts,
         **of_data(store, days, day),
@@ -67,23 +68,7 @@ def write_report(site: TrainingSite, store: Store, day: date) -> Path:
         **of_lists(site, store, lists, day),
         users=[] if lists is None else some_users(site, store, lists, day),
     )
-    file = report_pages(site) / f"report-{site.name}-{day}.html"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".part")
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(file)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot write {file}: {error.strerror}. Set NIGHTJAR_HOME to another folder"
-        ) from error
-    return file
-
-
-def render(**values: Any) -> str:
-    """The page; jinja escapes every value that is not markup of our own."""
-    pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    return pages.get_template(PAGE).render(**values)
+    return write_page(report_pages(site) / f"report-{site.name}-{day}.html", page)
 
 
 def release_of(store: Store, day: date) -> Recommendations | None:

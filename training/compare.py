@@ -17,9 +17,9 @@ from typing import Any
 import mlflow
 import numpy as np
 import polars as pl
-from jinja2 import Environment, FileSystemLoader
 from mlflow.entities import Run
 
+from pipeline import pages
 from pipeline.errors import ConfigurationError
 from pipeline.terminal import align, log
 from training.difference import Difference, paired_difference
@@ -28,7 +28,7 @@ from training.pictures import Drawn, models_beside_each_other, recall_by_k, reca
 from training.settings import TrainingSite
 from training.tracking import OUTCOMES, Tracking
 
-PAGE = "compare.html"
+PAGE = Path(__file__).parent / "compare.html"
 PICTURES = "pictures"
 
 
@@ -225,13 +225,11 @@ def recalls(models: Sequence[Drawn], site: TrainingSite) -> dict[str, bytes]:
 
 
 def render(rows: Sequence[Compared], pictures: Mapping[str, bytes], site: TrainingSite, title: str, gate: str) -> str:
-    """The page; jinja escapes every value."""
-    pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    """The page."""
     headings, lines = cells(rows, site)
     embedded = {name: base64.b64encode(content).decode() for name, content in pictures.items()}
-    return pages.get_template(PAGE).render(
-        title=title, gate=gate, headings=headings, rows=lines, pictures=embedded, metric=site.training.champion_metric
-    )
+    metric = site.training.champion_metric
+    return pages.render(PAGE, title=title, gate=gate, headings=headings, rows=lines, pictures=embedded, metric=metric)
 
 
 def keep(site: TrainingSite, tracking: Tracking, night: date, rows: Sequence[Compared], purpose: str) -> Path:
@@ -240,14 +238,7 @@ def keep(site: TrainingSite, tracking: Tracking, night: date, rows: Sequence[Com
     run, pictures = tracking.night_run(night), draw(rows, site)
     title = f"{site.name}: models of the night {night}{suffix and f', purpose {purpose}'}"
     page = render(rows, pictures, site, title, run.data.tags.get("gate.reason", ""))
-    file = site.home / "reports" / f"compare-{site.name}-{night}{suffix}.html"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot write {file}: {error.strerror}. Set NIGHTJAR_HOME to another folder"
-        ) from error
-    tracking.client.log_text(run.info.run_id, page, PAGE.replace(".html", f"{suffix}.html"))
+    file = pages.write_page(site.home / "reports" / f"compare-{site.name}-{night}{suffix}.html", page)
+    tracking.client.log_text(run.info.run_id, page, f"compare{suffix}.html")
     tracking.keep_pictures(run.info.run_id, pictures, PICTURES + suffix)
     return file
