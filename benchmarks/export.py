@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dims", type=int, default=128)
     parser.add_argument("--top", type=int, default=100)
     parser.add_argument("--buckets", type=int, default=32)
-    parser.add_argument("--index", default="IVF4096,Flat", help="the approximate index")
+    parser.add_argument("--index", help="the approximate index; default: that of `export.index: auto` for many items")
     parser.add_argument("--only", action="append", choices=list(PARTS), help="measure this part only; repeat it")
     parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -307,7 +307,7 @@ def release_files(store: Any) -> list[str]:
 
 def measure_approximate(told: argparse.Namespace) -> dict[str, Any]:
     """The search of some users with the approximate index beside the exact one."""
-    from serving_export.item_index import choose_index, exact_index
+    from serving_export.item_index import approximate, choose_index, exact_index
     from serving_export.scoring import session_vectors
 
     prepared = Prepared(told)
@@ -319,7 +319,8 @@ def measure_approximate(told: argparse.Namespace) -> dict[str, Any]:
     )
     codes = np.arange(1, told.items + 1)
     started = time.monotonic()
-    index = choose_index(prepared.vectors_ID, codes, told.index, 0.99, vectors_UD[:1000], told.top)
+    factory = told.index or approximate(told.items, vectors_UD.shape[1])
+    index = choose_index(prepared.vectors_ID, codes, factory, 0.99, vectors_UD[:1000], told.top)
     built = time.monotonic() - started
     seconds = []
     for searched in (exact_index(prepared.vectors_ID, codes), index):

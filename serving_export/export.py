@@ -29,7 +29,7 @@ from pipeline.terminal import log, track
 from serving_export.assortment import Assortment, make_assortment
 from serving_export.bucket_users import read_bucket
 from serving_export.filling import ChannelRules
-from serving_export.item_index import ItemIndex, choose_index, factory_of, save_index
+from serving_export.item_index import EXACT, ItemIndex, choose_index, factory_of, save_index
 from serving_export.list_maker import USERS_IN_SLAB, ChannelPlan, ListMaker
 from serving_export.popular import allowed_popular, popular_items
 from serving_export.quality import check_release
@@ -179,7 +179,8 @@ def make_indexes(
     everything = np.arange(assortment.num_known) > 0
     masks = [everything, *(assortment.allowed(channel)[: assortment.num_known] for channel in channels)]
     longest = max(channel.top_n or 0 for channel in channels)
-    is_exact = all(factory_of(site.export.index, int(mask.sum())) == "Flat" for mask in masks)
+    dimension = vectors_ID.shape[1]
+    is_exact = all(factory_of(site.export.index, int(mask.sum()), dimension) == EXACT for mask in masks)
     queries_RD = vectors_ID[:0] if is_exact else some_vectors(site, store, day, served.bundle, assortment, vectors_ID)
     indexes = {}
     for mask in masks:

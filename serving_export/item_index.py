@@ -6,9 +6,10 @@
 The saved index holds all items of the model: its row r is item_code r + 1. A channel whose rules leave items out has an
 index of its own while it is exported, of the rows that are left.
 
-Which one (`export.index: auto`): below EXACT_BELOW items an exact search; from there IVF-Flat with up to
-16 * sqrt(items) lists, which takes no more memory than the vectors. It looks into about as few lists as reach the
-recall. docs/lists.md has what was measured, HNSW too.
+Which one (`export.index: auto`): below EXACT_BELOW items an exact search; from there an inverted file of about
+sqrt(items) lists, whose vectors are compared by 4-bit codes first and the best of these exactly. That takes a sixteenth
+more memory than the vectors. It looks into about as few lists as reach the recall. docs/lists.md has what was measured,
+plain IVF and HNSW too.
 """
 
 import hashlib
@@ -33,6 +34,8 @@ EXACT = "Flat"
 PARAMETERS = ("nprobe", "efSearch")  # how hard an approximate index looks
 MOST_EFFORT = 4096
 HALVINGS = 3
+COMPARED_EXACTLY = (4, 16, 64)
+"""Of an index that compares codes first: how many times the wanted items are compared exactly; more where it must."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def choose_index(
 ) -> ItemIndex:
     """The wanted index of these items, if it finds enough of what real queries find exactly; else the exact one."""
     exact = exact_index(vectors_ID, codes)
-    factory = factory_of(wanted, len(codes))
+    factory = factory_of(wanted, len(codes), vectors_ID.shape[1])
     if factory == EXACT or len(queries_RD) == 0:
         return exact
     index = build(factory, vectors_ID[codes])
@@ -110,13 +113,17 @@ def choose_index(
     return ItemIndex(index, exact.codes, factory, effort, recall)
 
 
-def factory_of(wanted: str, num_items: int) -> str:
+def factory_of(wanted: str, num_items: int, dimension: int) -> str:
     """The factory string of an index that the site file wants."""
     if wanted == "exact" or (wanted == "auto" and num_items < EXACT_BELOW):
         return EXACT
-    if wanted == "auto":
-        return f"IVF{2 ** int(np.log2(16 * num_items**0.5))},Flat"
-    return wanted
+    return approximate(num_items, dimension) if wanted == "auto" else wanted
+
+
+def approximate(num_items: int, dimension: int) -> str:
+    """The factory string of the index for many items: two dimensions a code, filled up to what the processor adds."""
+    padded = -(-dimension // 16) * 16
+    return f"Pad{padded},IVF{2 ** round(np.log2(num_items**0.5))},PQ{padded // 2}x4fs,RFlat"
 
 
 def build(factory: str, vectors_RD: Vectors) -> Any:
@@ -140,6 +147,20 @@ def build(factory: str, vectors_RD: Vectors) -> Any:
 
 def tune(index: Any, queries_RD: Vectors, truth_RN: Integers, least_recall: float) -> tuple[str, float]:
     """Let an index look about as little as reaches the recall; return how hard it looks, and the recall."""
+    effort, recall = "", 0.0
+    for times in COMPARED_EXACTLY:
+        has_codes = sets(index, "k_factor_rf", times)
+        effort, recall = look_far_enough(index, queries_RD, truth_RN, least_recall)
+        if not has_codes:
+            break
+        effort = f"{effort}, k_factor={times}"
+        if recall >= least_recall:
+            break
+    return effort, recall
+
+
+def look_far_enough(index: Any, queries_RD: Vectors, truth_RN: Integers, least_recall: float) -> tuple[str, float]:
+    """The same for how many lists, or how much of a graph, it looks into."""
     name = next((name for name in PARAMETERS if sets(index, name, 1)), None)
     if name is None:
         return "", recall_of(index, queries_RD, truth_RN)

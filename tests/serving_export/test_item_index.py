@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
-from serving_export.item_index import choose_index, exact_index, factory_of, read_index, save_index
+from serving_export.item_index import approximate, choose_index, exact_index, factory_of, read_index, save_index
 from serving_export.scoring import item_vectors
 from training.tracking import Tracking, number
 
@@ -77,24 +77,25 @@ def test_a_manifest_that_is_no_json_is_refused(indexed):
     [
         ("auto", 10, "Flat"),
         ("auto", 199_999, "Flat"),
-        ("auto", 200_000, "IVF4096,Flat"),
-        ("auto", 1_000_000, "IVF8192,Flat"),
+        ("auto", 200_000, "Pad144,IVF512,PQ72x4fs,RFlat"),
+        ("auto", 1_000_000, "Pad144,IVF1024,PQ72x4fs,RFlat"),
         ("exact", 1_000_000, "Flat"),
         ("HNSW32", 10, "HNSW32"),
     ],
 )
 def test_the_index_follows_from_the_number_of_items(wanted, num_items, factory):
-    assert factory_of(wanted, num_items) == factory
+    assert factory_of(wanted, num_items, 129) == factory
 
 
+@pytest.mark.parametrize("factory", ["IVF32,Flat", approximate(1000, 16)])
 @pytest.mark.parametrize("least", [0.6, 0.99, 1.0])
-def test_an_index_looks_as_far_as_the_recall_needs(least):
+def test_an_index_looks_as_far_as_the_recall_needs(least, factory):
     random = np.random.default_rng(1)
     vectors = random.normal(size=(3001, 16)).astype(np.float32)
     codes = np.arange(1, 3001)
-    index = choose_index(vectors, codes, "IVF32,Flat", least, vectors[:200], 10)
+    index = choose_index(vectors, codes, factory, least, vectors[:200], 10)
     assert index.recall >= least
-    probes = int(index.effort.removeprefix("nprobe="))
+    probes = int(index.effort.split(",")[0].removeprefix("nprobe="))
     exact = exact_index(vectors, codes).search(vectors[:200], 10)[0]
     found = index.search(vectors[:200], 10)[0]
     shared = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
