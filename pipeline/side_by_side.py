@@ -10,13 +10,13 @@ Made = TypeVar("Made")
 WORKERS = 2  # more would hold more in memory: each of polars' own steps uses all cores
 
 
-def side_by_side(work: Callable[[T], Made], things: Iterable[T]) -> Iterator[Made]:
-    """What `work` makes of each thing, in order; while one is used, the next ones are made."""
-    with ThreadPoolExecutor(WORKERS) as pool:
+def side_by_side(work: Callable[[T], Made], things: Iterable[T], workers: int = WORKERS) -> Iterator[Made]:
+    """What `work` makes of each thing, in order; while one is used, the next ones are made, `workers` at once."""
+    with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Made]] = deque()
         for thing in things:
             waiting.append(pool.submit(work, thing))
-            if len(waiting) > WORKERS:
+            if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

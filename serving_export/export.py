@@ -24,13 +24,14 @@ from pipeline.dates import ONE_DAY, day_end
 from pipeline.days import passed_days
 from pipeline.errors import ContractError
 from pipeline.publish import StagedFile, Store
+from pipeline.side_by_side import side_by_side
 from pipeline.tables import FORGOTTEN, ITEMS, Table, sessions_table
 from pipeline.terminal import log, track
 from serving_export.assortment import Assortment, make_assortment
-from serving_export.bucket_users import read_bucket
+from serving_export.bucket_users import BucketUsers, read_bucket
 from serving_export.filling import ChannelRules
 from serving_export.item_index import EXACT, ItemIndex, choose_index, factory_of, save_index
-from serving_export.list_maker import USERS_IN_SLAB, ChannelPlan, ListMaker
+from serving_export.list_maker import USERS_IN_SLAB, ChannelPlan, ListMaker, Slab
 from serving_export.popular import allowed_popular, popular_items
 from serving_export.quality import check_release
 from serving_export.related import relate
@@ -70,10 +71,7 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     popular = popular_items(site, store, day)
     maker = plan_lists(site, store, day, served, popular)
     progress = Progress(store, inputs(site, store, day, served))
-    made = [
-        finish_bucket(site, store, day, bucket, maker, progress)
-        for bucket in track(range(site.buckets), "filling lists")
-    ]
+    made = make_lists(site, store, day, maker, progress)
     counts = total(part.counts for part in made)
     if not counts["users"]:
         raise ContractError(
@@ -207,26 +205,53 @@ def some_vectors(
     return np.concatenate(parts)[:NUM_QUERIES]
 
 
+@dataclass(frozen=True)
+class FilledBucket:
+    """A bucket whose lists are made, and nowhere written."""
+
+    users: BucketUsers
+    slabs: list[Slab]
+
+
+def make_lists(site: TrainingSite, store: Store, day: date, maker: ListMaker, progress: Progress) -> list[StagedBucket]:
+    """Stage every bucket that no killed export has staged; while one is written, the next one is filled."""
+    tables: list[Table] = [RECOMMENDATIONS, *([TRIGGERS] if site.export.triggers.names() else [])]
+    done = {bucket: progress.read(bucket, tables) for bucket in range(site.buckets)}
+    left = [bucket for bucket, staged in done.items() if staged is None]
+    if len(left) < site.buckets:
+        log.info("%d of %d buckets were staged by an export that did not end", site.buckets - len(left), site.buckets)
+    rules = {plan.seen for plan in maker.channels}
+
+    def fill(bucket: int) -> FilledBucket:
+        users = read_bucket(site, store, day, bucket, maker.assortment, rules)
+        return FilledBucket(users, list(maker.slabs(users)))
+
+    filled = track(side_by_side(fill, left, workers=1), "filling lists", len(left))
+    for bucket, lists in zip(left, filled, strict=True):
+        done[bucket] = finish_bucket(site, store, day, bucket, lists, maker, progress)
+    return [staged for staged in done.values() if staged is not None]
+
+
 def finish_bucket(
-    site: TrainingSite, store: Store, day: date, bucket: int, maker: ListMaker, progress: Progress
+    site: TrainingSite,
+    store: Store,
+    day: date,
+    bucket: int,
+    filled: FilledBucket,
+    maker: ListMaker,
+    progress: Progress,
 ) -> StagedBucket:
-    """Stage the lists and triggers of a bucket, unless an export that was killed has done so."""
-    is_triggered = bool(site.export.triggers.names())
-    tables: list[Table] = [RECOMMENDATIONS, *([TRIGGERS] if is_triggered else [])]
-    done = progress.read(bucket, tables)
-    if done is not None:
-        log.info("bucket %d was staged by an export that did not end", bucket)
-        return done
-    users = read_bucket(site, store, day, bucket, maker.assortment, {plan.seen for plan in maker.channels})
+    """Stage the lists and triggers of a bucket."""
+    users, rules = filled.users, site.export.triggers
     in_bucket = pl.lit(bucket, pl.Int64).alias("user_bucket")
-    files: dict[str, list[StagedFile]] = {table.name: [] for table in tables}
+    files: dict[str, list[StagedFile]] = {RECOMMENDATIONS.name: []}
     counts = dict.fromkeys(("users", "users_with_popular_only", "rows"), 0)
-    for slab in maker.slabs(users):
-        files[RECOMMENDATIONS.name] += store.stage(RECOMMENDATIONS, slab.rows.with_columns(in_bucket), in_order=True)
-        found = (slab.num_users, slab.num_popular_only, slab.rows.height)
+    for slab in filled.slabs:
+        rows = slab.rows
+        files[RECOMMENDATIONS.name] += store.stage(RECOMMENDATIONS, rows.with_columns(in_bucket), in_order=True)
+        found = (slab.num_users, slab.num_popular_only, rows.height)
         counts = {name: count + more for (name, count), more in zip(counts.items(), found, strict=True)}
-    if is_triggered:
-        rules = site.export.triggers
+    if rules.names():
         found_rows = find_triggers(users.events, rules, maker.assortment.allowed(rules), day_end(day, site.time_zone))
         files[TRIGGERS.name] = store.stage(TRIGGERS, found_rows.with_columns(in_bucket))
     return progress.write(bucket, files, counts)

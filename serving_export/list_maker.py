@@ -61,10 +61,7 @@ class ListMaker:
         """The lists of a bucket, users in order of their ids."""
         for start in range(0, users.size, USERS_IN_SLAB):
             stop = min(start + USERS_IN_SLAB, users.size)
-            lists = self.fill(users, start, stop)
-            is_served = np.any([np.isin(part.sources_UN, (RULE, MODEL)).any(1) for part in lists], axis=0)
-            rows = list_rows(lists, users.table.slice(start, stop - start), self.assortment)
-            yield Slab(rows, stop - start, int((~is_served).sum()))
+            yield Slab(self.fill(users, start, stop), users.table.slice(start, stop - start), self.assortment)
 
     def fill(self, users: BucketUsers, start: int, stop: int) -> list[Lists]:
         """The lists of neighbouring users, a `Lists` a channel."""
@@ -116,13 +113,27 @@ class ListMaker:
 
 
 class Slab(NamedTuple):
-    """The lists of some users."""
+    """The lists of neighbouring users, a `Lists` a channel."""
 
-    rows: pl.DataFrame
-    """Rows of `recommendations`."""
-    num_users: int
-    num_popular_only: int
-    """Users in whose lists nothing comes from the model."""
+    lists: Sequence[Lists]
+    users: pl.DataFrame
+    assortment: Assortment
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        """Rows of `recommendations`."""
+        return list_rows(self.lists, self.users, self.assortment)
+
+    @property
+    def num_users(self) -> int:
+        """The users, also those whose list is empty."""
+        return self.users.height
+
+    @property
+    def num_popular_only(self) -> int:
+        """Users in whose lists nothing comes from the model."""
+        is_served = np.any([np.isin(part.sources_UN, (RULE, MODEL)).any(1) for part in self.lists], axis=0)
+        return int((~is_served).sum())
 
 
 def is_final(lists: Lists, index: ItemIndex, users_R: Integers, depth_R: Integers) -> Mask:
