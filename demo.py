@@ -1,7 +1,8 @@
 """The demo: eight days of a simulated shop, from raw logs to recommendation tables.
 
-Days 1 to 6 are loaded on the command line; days 7 and 8 are two nights of Airflow, in which the second night's gate
-meets the first night's champion. Every step is the command that production runs; this file only calls them.
+Days 1 to 6 are loaded on the command line; days 7 and 8 are two nights of Airflow, each followed by a retraining. The
+first night has no champion yet and exports popular items, the second one exports the champion's lists; the second gate
+meets the first one's champion. Every step is the command that production runs; this file only calls them.
 """
 
 import json
@@ -46,7 +47,9 @@ def main() -> None:
     with airflow_stack(home, CONF) as stack:
         for night in NIGHTS:
             sys.stderr.write(f"the night of {night}\n")
-            nights[night] = stack.run_night("demo__nightly", night)
+            steps = stack.run_night("demo__nightly", night)
+            sys.stderr.write(f"the retraining of {night}, which that night's data has started\n")
+            nights[night] = steps | stack.follow_night("demo__retrain", night)
     ingested = [line for line in loaded if line["step"] == "ingest"] + [steps["ingest"] for steps in nights.values()]
     show_data_quality(ingested)
     oracle = {day["date"]: day["oracle"] for day in json.loads(find_report(home).read_text())["days"]}
@@ -94,10 +97,10 @@ def show_night(night: str, steps: dict[str, Any], oracle: dict[str, float]) -> N
     print(comparison_text([*promote["comparison"], {"model": "oracle", "metrics": best, "intervals": {}}], METRICS))
     print(f"cold targets: {promote['metrics']['all/cold_share']:.1%} of {promote['metrics']['all/num_targets']:.0f}")
     print(f"gate: {promote['reason']}")
-    print(
-        f"export: {steps['export']['users']} users, {steps['export']['rows']} rows, "
-        f"by model version {steps['export']['model_version']} (the champion, refitted through {night})"
-    )
+    made_by = "popular items: there was no champion yet"
+    if (version := steps["export"]["model_version"]) is not None:
+        made_by = f"by model version {version} (the champion of the night before, refitted through {night})"
+    print(f"export: {steps['export']['users']} users, {steps['export']['rows']} rows, {made_by}")
 
 
 def show_users(home: Path) -> None:

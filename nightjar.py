@@ -141,11 +141,11 @@ def promote(site: Site, store: "Store", day: date) -> dict[str, Any]:
     return promote(site, store, day)
 
 
-def refit(site: Site, store: "Store", day: date) -> dict[str, Any]:
+def refit(site: Site, store: "Store", day: date, *, nightly: bool = False) -> dict[str, Any]:
     """The champion learns the newest day and becomes what is served."""
-    from training.refit import refit
+    from training.refit import refit, refit_nightly
 
-    return refit(site, store, day)
+    return refit_nightly(site, store, day) if nightly else refit(site, store, day)
 
 
 def export(site: Site, store: "Store", day: date) -> dict[str, Any]:
@@ -265,7 +265,31 @@ def show_explanation(site: Site, day: date, rule: str, as_json: bool) -> None:
         write_text(f"{len(lines) - 1} of {total:,} rows; --json shows all of them")
 
 
-OWN_COMMANDS: dict[str, Callable[..., None]] = {"ingest": ingest_command, "validate": validate_command}
+def refit_command(
+    site: SiteOption,
+    day: DateOption = "",
+    first: FromOption = "",
+    last: ToOption = "",
+    nightly: Annotated[
+        bool,
+        typer.Option(
+            "--nightly",
+            help="As the nightly DAG asks: the champion that stood when the night began, so that a night run again "
+            "gives the same lists; and nothing at all where a later day is served already.",
+        ),
+    ] = False,
+) -> None:
+    """The champion learns the newest day and becomes what is served."""
+    the_site = read_site(site)
+    for each in read_days(day, first, last):
+        run_step("refit", the_site, each, partial(refit, nightly=nightly))
+
+
+OWN_COMMANDS: dict[str, Callable[..., None]] = {
+    "ingest": ingest_command,
+    "validate": validate_command,
+    "refit": refit_command,
+}
 
 for _name, _step in STEPS.items():
     if _name == "promote":
@@ -328,6 +352,21 @@ def has_window(site: Site, day: date) -> bool:
     except ConfigurationError:
         return False
     return True
+
+
+@app.command()
+def due(
+    site: SiteOption, day: Annotated[str, typer.Option("--date", help="A day of the site's zone, YYYY-MM-DD.")]
+) -> None:
+    """Say in a JSON line whether a day is the newest that passed validation, and has days enough before it to train."""
+    from pipeline.days import passed_days
+    from pipeline.publish import open_store
+
+    the_site, the_day = read_site(site), read_day(day)
+    passed = passed_days(open_store(the_site), date.min, date.max)
+    newest = passed[-1].isoformat() if passed else None
+    facts = {"newest_passed": newest, "is_newest": newest == day, "has_window": has_window(the_site, the_day)}
+    write_json({"step": "due", "site": the_site.name, "date": day, **facts})
 
 
 @app.command()

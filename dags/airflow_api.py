@@ -73,6 +73,11 @@ class AirflowApi:
             self.post(f"dags/{dag_id}/dagRuns", {"logical_date": None, "partition_key": partition_key})["dag_run_id"]
         )
 
+    def runs(self, dag_id: str, partition_key: str) -> list[str]:
+        """The ids of a DAG's runs for a partition key, oldest first."""
+        found = self.get(f"dags/{dag_id}/dagRuns", partition_key_pattern=partition_key, order_by="id", limit=100)
+        return [str(run["dag_run_id"]) for run in found["dag_runs"] if run["partition_key"] == partition_key]
+
     def run_state(self, dag_id: str, run_id: str) -> str:
         """One of queued, running, success and failed."""
         return str(self.get(f"dags/{dag_id}/dagRuns/{quote(run_id, safe='')}")["state"])

@@ -75,7 +75,28 @@ class Stack:
         """
         deadline = time.monotonic() + timeout.total_seconds()
         self.wait_for_dag(dag_id, deadline)
-        run_id = self.airflow.start_run(dag_id, day)
+        return self.watch(dag_id, self.airflow.start_run(dag_id, day), day, deadline, task_ended)
+
+    def follow_night(
+        self,
+        dag_id: str,
+        day: str,
+        *,
+        task_ended: TaskEnded | None = None,
+        timeout: timedelta = timedelta(hours=2),
+    ) -> dict[str, Any]:
+        """Wait for the run of a DAG that another one's asset has started for a day, or is about to; as `run_night`."""
+        deadline = time.monotonic() + timeout.total_seconds()
+        self.wait_for_dag(dag_id, deadline)
+        until = min(deadline, time.monotonic() + SECONDS_TO_READ)
+        while not (runs := self.airflow.runs(dag_id, day)):
+            self.wait_a_little(until, f"{dag_id} has no run for {day}")
+        return self.watch(dag_id, runs[-1], day, deadline, task_ended)
+
+    def watch(
+        self, dag_id: str, run_id: str, day: str, deadline: float, task_ended: TaskEnded | None
+    ) -> dict[str, Any]:
+        """Wait for a run; tell of each task that ends."""
         told: set[str] = set()
         while True:
             state = self.airflow.run_state(dag_id, run_id)  # asked first: all tasks have ended when it has
@@ -187,6 +208,8 @@ def airflow_settings(home: Path, conf: Path, port: int) -> dict[str, str]:
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "40",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "10",
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
     }
 

@@ -1,10 +1,16 @@
 """Raw logs of a day in, recommendation tables out, once a night.
 
-**Delivers** for each site the tables `recommendations`, `related_items` and `popular_items` of the day, as one release,
-and tells it by the asset `<site>_recommendations` (partition key: the day).
+**Delivers** the tables `recommendations`, `related_items` and `popular_items` of the day, as one release, and tells it
+by the asset `<site>_recommendations`. Before that, `<site>_sessions` tells that the data of the day has passed
+validation. Both events have the day as partition key. The lists are those of the champion that stands; where there is
+none yet, they hold popular items. `<site>__retrain` trains, afterwards.
 
-**Starts** after midnight of the site's zone (plus `schedule.start_after`). By hand: *Trigger*, with a partition key
-like `2026-11-20`. Again: clear the run, or a task and what follows it; running twice gives the same tables.
+**By when**: starts after midnight of the site's zone (plus `schedule.start_after`); readers have the lists of the day
+before until the last step has ended. `schedule.tables_by` alerts when that is too late.
+
+**By hand**: *Trigger*, with a partition key like `2026-11-20`. Again: clear the run, or a task and what follows it
+(`airflow dags clear <site>__nightly --partition-key 2026-11-20`); running twice gives the same tables. Many days:
+`airflow backfill create`. See docs/nights.md.
 
 *Triage*
 
@@ -13,9 +19,10 @@ like `2026-11-20`. Again: clear the run, or a task and what follows it; running 
   last release. Look at the Data Docs that the log names, repair the delivery, clear `ingest` and what follows.
 - **exit code 2**: the site file is wrong, or there is no input for that day. No retry helps.
 - **red after several tries**: exit code 1 each time, look at the disk, the store and the MLflow server.
-- **train or refit stays `scheduled`**: the pool does not exist (`airflow pools set gpu 1 "steps on the GPU"`). It stays
+- **earlier_nights waits**: nights of earlier days are still loading, as in a backfill. Nothing to do.
+- **refit stays `scheduled`**: the pool does not exist (`airflow pools set gpu 1 "steps on the GPU"`). It stays
   `queued`: no worker listens to the queue.
-- **promote green, champion not moved**: no error; its report says why.
+- **export skipped**: readers see lists of a later day, which stay. That is how a past day is loaded again.
 - A site is missing here: look at the import errors.
 """
 
@@ -28,82 +35,51 @@ from zoneinfo import ZoneInfo
 
 import pendulum
 from airflow.providers.standard.sensors.date_time import DateTimeSensor
-from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, PartitionedAtRuntime, chain
+from airflow.sdk import DAG, CronPartitionTimetable, Param, PartitionedAtRuntime, chain
 
-from dags.site_files import SiteHead, conf_folder, read_site_files
-from dags.step_operator import StepOperator
+from dags.night_sensors import EarlierNights
+from dags.site_assets import recommendations, sessions
+from dags.site_files import SiteHead
+from dags.step_tasks import ONE_NIGHT_AFTER_THE_OTHER, dag_settings, date_param, site_dags, step
 
 YEARS_LOOKED_AT = 4
 
 
 def nightly(path: Path, site: SiteHead) -> DAG:
-    """All steps of a site's night, one after the other."""
+    """From raw files to published lists, one step after the other."""
     with DAG(
         dag_id=f"{site.name}__nightly",
         description=f"Raw logs of a day in, recommendation tables of {site.name} out",
-        doc_md=f"{__doc__}\nSite file: `{path.name}`, days of {site.time_zone}.\n",
         schedule=each_day(site.time_zone),
-        catchup=False,
-        max_active_runs=1,
-        params={"date": Param(None, type=["null", "string"], format="date", description="for a run without a key")},
-        default_args=task_defaults(site),
-        tags=["nightjar", site.name],
+        params=date_param() | {"retrain": retrain_param()},
+        **dag_settings(path, site, __doc__),
     ) as dag:
-        chain(*wait_for_start(site), *data_steps(path, site), *model_steps(path, site), export_step(path, site))
+        chain(*wait_for_start(site), *data_steps(path, site), earlier_nights(dag), *model_steps(path, site))
     return dag
 
 
-def data_steps(path: Path, site: SiteHead) -> list[StepOperator]:
+def data_steps(path: Path, site: SiteHead) -> list[Any]:
     """From raw files to sessions that passed validation."""
-    return [step(path, site, name) for name in ("ingest", "sessionize", "validate")]
+    validate = step(path, site, "validate", outlets=[sessions(site)], announced_params=["retrain"])
+    return [step(path, site, "ingest"), step(path, site, "sessionize"), validate]
+
+
+def earlier_nights(dag: DAG) -> EarlierNights:
+    """Model steps see the days before as they will stay."""
+    return EarlierNights(task_id="earlier_nights", nightly=dag.dag_id, last_data_step="validate")
 
 
 def model_steps(path: Path, site: SiteHead) -> list[Any]:
-    """From sessions to the model that serves."""
-    train = StepOperator.partial(
-        task_id="train",
-        step="train",
-        site_file=str(path),
-        max_active_tis_per_dagrun=1,
-        map_index_template="{{ task.options.recipe }}",
-        **placement(site, "train"),
-    ).expand(options=[{"recipe": recipe} for recipe in site.recipes])
-    return [step(path, site, "features"), train, step(path, site, "promote"), step(path, site, "refit")]
+    """From the champion that stands to the release."""
+    refit = step(path, site, "refit", options={"nightly": None}, **ONE_NIGHT_AFTER_THE_OTHER)
+    export = step(path, site, "export", outlets=[recommendations(site)], **ONE_NIGHT_AFTER_THE_OTHER)
+    return [refit, export]
 
 
-def export_step(path: Path, site: SiteHead) -> StepOperator:
-    """The release, and who is told of it."""
-    return step(path, site, "export", outlets=[recommendations(site)])
-
-
-def step(path: Path, site: SiteHead, name: str, **settings: Any) -> StepOperator:
-    """One step as a task of the same name."""
-    return StepOperator(task_id=name, step=name, site_file=str(path), **placement(site, name), **settings)
-
-
-def recommendations(site: SiteHead) -> Asset:
-    """What jobs downstream wait for; the event's partition key is the day."""
-    return Asset(name=f"{site.name}_recommendations", uri=f"x-nightjar://{site.name}/recommendations")
-
-
-def task_defaults(site: SiteHead) -> dict[str, Any]:
-    """Owner, retries with back-off and the time limit of each task."""
-    schedule = site.schedule
-    return {
-        "owner": schedule.owner,
-        "retries": schedule.retries,
-        "retry_delay": schedule.retry_delay,
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": schedule.max_retry_delay,
-        "execution_timeout": schedule.step_timeout,
-    }
-
-
-def placement(site: SiteHead, name: str) -> dict[str, Any]:
-    """Queue and pool of a step."""
-    if name not in site.schedule.gpu_steps:
-        return {}
-    return {"queue": site.schedule.gpu_queue, "pool": site.schedule.gpu_pool}
+def retrain_param() -> Param:
+    """What a backfill is asked for by --dag-run-conf '{"retrain": "every"}'."""
+    told = "train for the newest day only, or for every day of a backfill"
+    return Param("newest", type="string", enum=["newest", "every"], description=told)
 
 
 def wait_for_start(site: SiteHead) -> list[DateTimeSensor]:
@@ -151,5 +127,4 @@ def midnights(time_zone: str) -> Any:
     return pendulum.FixedTimezone(int(offset.total_seconds()))
 
 
-for site_path, site_head in read_site_files(conf_folder()).sites.items():
-    globals()[f"{site_head.name}__nightly"] = nightly(site_path, site_head)
+globals().update(site_dags(nightly))

@@ -1,11 +1,14 @@
 """The schedule of a site's nights: when they start, how often a step is tried, where the heavy steps run."""
 
 from datetime import timedelta
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
 from pipeline.durations import Duration
 from pipeline.settings import Section, StepName
+
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
 class Schedule(Section):
@@ -15,6 +18,8 @@ class Schedule(Section):
     """Whom Airflow names as the owner of the site's DAGs."""
     start_after: Duration = timedelta(0)
     """How long after midnight of the site's zone a night starts, for logs that arrive late; under 24h."""
+    retrain_on: list[Weekday] = Field(default_factory=lambda: list[Weekday](get_args(Weekday)), min_length=1)
+    """Weekdays whose day is trained for: `[sun]` for once a week."""
     retries: int = Field(default=3, ge=0, le=20)
     """How often a step is tried again after exit code 1. Codes 2 and 3 are never tried again."""
     retry_delay: Duration = timedelta(seconds=30)

@@ -6,7 +6,7 @@ the file does no harm here, and a wrong section that only a step reads is that s
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dags.settings import Schedule
 from pipeline.settings import PipelineSite
 from pipeline.site_file import VARIABLE, describe
+from training.recipes import RECIPES, SequenceRecipe
 from training.settings import Training
 
 DEFAULT_RECIPES = tuple(Training().recipes)
 
 
-class RecipeNames(BaseModel):
-    """The names of the recipes; what they override is the training's concern."""
+class Trainings(BaseModel):
+    """The names of the recipes, and their seeds; what else they override is the training's concern."""
 
     model_config = ConfigDict(extra="ignore")
 
     recipes: dict[str, Any] = Field(default_factory=lambda: dict.fromkeys(DEFAULT_RECIPES), min_length=1)
     """Recipe -> its overrides."""
+    seeds: list[int] = Field(default_factory=lambda: list(Training().seeds), min_length=1)
+    """Each sequence recipe is trained once with each."""
 
     @field_validator("recipes", mode="before")
     @classmethod
@@ -46,7 +49,7 @@ class SiteHead(BaseModel):
     """Becomes the first part of the DAG ids."""
     time_zone: str = "UTC"
     """A night starts after midnight of this zone."""
-    training: RecipeNames = RecipeNames()
+    training: Trainings = Trainings()
     schedule: Schedule = Schedule()
 
     @field_validator("time_zone")
@@ -65,6 +68,21 @@ class SiteHead(BaseModel):
     def recipes(self) -> list[str]:
         """The night's recipes, in the order of the file."""
         return list(self.training.recipes)
+
+    @property
+    def trainings(self) -> list[dict[str, str]]:
+        """The options of each training: `recipe`, and `seed` where there are several."""
+        return [
+            {"recipe": name, **({} if seed is None else {"seed": str(seed)})}
+            for name, overrides in self.training.recipes.items()
+            for seed in self.seeds_of(name, overrides)
+        ]
+
+    def seeds_of(self, name: str, overrides: object) -> Sequence[int | None]:
+        """The seeds of a recipe; None where the command knows the only one: of a baseline, or of its own."""
+        has_own = isinstance(overrides, dict) and "seed" in overrides
+        is_drawn = name not in RECIPES or isinstance(RECIPES[name](), SequenceRecipe)
+        return self.training.seeds if len(self.training.seeds) > 1 and is_drawn and not has_own else [None]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from serving_export.item_index import EXACT, ItemIndex, choose_index, factory_of
 from serving_export.list_maker import USERS_IN_SLAB, ChannelPlan, ListMaker, Slab
 from serving_export.popular import allowed_popular, popular_items
 from serving_export.quality import check_release
+from serving_export.reader import facts_of
 from serving_export.related import relate
 from serving_export.scoring import Vectors, item_vectors, session_vectors
 from serving_export.staged_buckets import Progress, StagedBucket
@@ -63,10 +64,14 @@ class Served:
 def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     """Publish the lists of the evening of `day`; return users, rows and the table's version.
 
+    Where readers see lists of a later day nothing is published, so that days may be run again in any order.
     Raises ContractError for a day that has not passed, or without a single active user.
     """
     check_passed(site, store, day)
     base = store.version(RECOMMENDATIONS) or 0
+    if (shown := day_shown(store)) is not None and shown > day:
+        log.info("readers see the lists of %s, which stay: those of %s are not published", shown, day)
+        return {"published": False, "shown": str(shown)}
     served = served_model(site, day)
     popular = popular_items(site, store, day)
     maker = plan_lists(site, store, day, served, popular)
@@ -97,7 +102,18 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     progress.clear()
     log.info("exported %d users, %d rows", counts["users"], counts["rows"])
     model_version = None if served is None else served.version
-    return {**counts, "model_version": model_version, "table_version": table_version}
+    return {"published": True, **counts, "model_version": model_version, "table_version": table_version}
+
+
+def day_shown(store: Store) -> date | None:
+    """The day of the lists that readers see; None where there is no release."""
+    table = store.open(RECOMMENDATIONS)
+    if table is None:
+        return None
+    try:
+        return date.fromisoformat(str(facts_of(table)["data_through"]))
+    except LookupError:
+        return None
 
 
 def served_model(site: TrainingSite, day: date) -> Served | None:

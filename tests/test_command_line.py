@@ -16,7 +16,20 @@ HERE = Path(__file__).parents[1]
 EXECUTABLE = Path(sys.executable).with_name("nightjar")
 STEPS = ["ingest", "sessionize", "validate", "features", "train", "promote", "refit", "export"]
 CARE = ["rejected", "days", "compact", "vacuum", "forget"]
-COMMANDS = [*STEPS, "run", "compare", "recommend", "read", "send", "report", "history", *CARE, "simulate", "rollback"]
+COMMANDS = [
+    *STEPS,
+    "run",
+    "due",
+    "compare",
+    "recommend",
+    "read",
+    "send",
+    "report",
+    "history",
+    *CARE,
+    "simulate",
+    "rollback",
+]
 
 
 def tables(home: Path) -> set[str]:
@@ -155,19 +168,32 @@ def test_an_unknown_recipe(command, copy_shop):
     assert "no recipe 'popularty'; did you mean 'popularity'" in one_sentence(err)
 
 
-@pytest.mark.parametrize(
-    ("step", "message"),
-    [
-        ("refit", "there is no champion for 2026-03-04"),
-        ("promote", "no version was trained for 2026-03-04"),
-    ],
-)
-def test_a_step_before_what_it_needs(command, copy_shop, step, message):
+def test_a_step_before_what_it_needs(command, copy_shop):
     shop = copy_shop()
-    code, out, err = command(shop.home, step, "--site", shop.file, "--date", "2026-03-04")
+    code, out, err = command(shop.home, "promote", "--site", shop.file, "--date", "2026-03-04")
     assert (code, out) == (2, "")
-    assert message in one_sentence(err)
+    assert "no version was trained for 2026-03-04" in one_sentence(err)
     assert not tables(shop.home) & {"recommendations", "popular_items"}
+
+
+@pytest.mark.parametrize("options", [[], ["--nightly"]], ids=["by hand", "nightly"])
+def test_without_a_champion_there_is_nothing_to_refit(command, copy_shop, caplog, options):
+    shop = copy_shop()
+    code, out, _ = command(shop.home, "refit", "--site", shop.file, "--date", "2026-03-04", *options)
+    assert code == 0
+    assert json.loads(out)["model_version"] is None
+    assert "there is no champion for 2026-03-04" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("day", "is_newest", "has_window"),
+    [("2026-03-06", True, True), ("2026-03-05", False, True), ("2026-03-02", False, False)],
+)
+def test_a_day_is_due_if_it_is_the_newest_and_has_days_before_it(command, loaded_shop, day, is_newest, has_window):
+    code, out, _ = command(loaded_shop.home, "due", "--site", loaded_shop.file, "--date", day)
+    told = json.loads(out)
+    assert (code, told["newest_passed"]) == (0, "2026-03-06")
+    assert (told["is_newest"], told["has_window"]) == (is_newest, has_window)
 
 
 def test_too_few_days_for_features(command, copy_shop):

@@ -17,7 +17,6 @@ from torch import Tensor
 from features.sequences import encode_sessions
 from features.vocabulary import PADDING, Vocabulary, extend_vocabulary
 from features.window import check_passed, data_digest, sessions_until, window_days
-from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
 from pipeline.terminal import log
 from training.bundle import Bundle, build, recipe_digest
@@ -33,10 +32,47 @@ if TYPE_CHECKING:
     from training.fit import Losses, Report
 
 
+NOTHING: dict[str, Any] = {"run_id": None, "model_version": None, "metrics": {}}
+"""What is reported where there is nothing to refit."""
+
+
 def refit(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
-    """Refit the champion through `night`; return the new version. With `refit: none` the champion itself serves."""
+    """Refit the champion through `night`; return the new version. With `refit: none` the champion itself serves.
+
+    Where there is no champion for that night, nothing is done.
+    """
     tracking = Tracking(site)
     champion = champion_of(tracking, night)
+    if champion is None:
+        log.warning(
+            "%s: there is no champion for %s, so there is nothing to refit. `nightjar train` and `nightjar promote` "
+            "make one",
+            *(site.name, night),
+        )
+        return NOTHING
+    return refit_champion(site, store, tracking, champion, night)
+
+
+def refit_nightly(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
+    """Refit the champion that stood when the night began; the first one of all may have come later.
+
+    A night that is run again therefore serves what it served before. Where a later day is served already, nothing is
+    done: no list would be made of it.
+    """
+    tracking = Tracking(site)
+    serving = tracking.by_alias("serving")
+    if serving is not None and data_through(serving) > night:
+        told = (number(serving), data_through(serving), night)
+        log.info("version %d serves, which has learnt through %s: no refit for %s is needed", *told)
+        return NOTHING
+    champion = standing_champion(tracking, night)
+    return refit(site, store, night) if champion is None else refit_champion(site, store, tracking, champion, night)
+
+
+def refit_champion(
+    site: TrainingSite, store: Store, tracking: Tracking, champion: ModelVersion, night: date
+) -> dict[str, Any]:
+    """Refit a champion through `night`."""
     check_passed(site, store, night)
     if site.training.refit == "none":
         serve(tracking, champion, night)
@@ -92,16 +128,20 @@ def learn_on(
     return Bundle(recommender.eval(), vocabulary, bundle.recipe_name, recipe, night, as_of), losses
 
 
-def champion_of(tracking: Tracking, night: date) -> ModelVersion:
+def champion_of(tracking: Tracking, night: date) -> ModelVersion | None:
     """The champion that stood after the night: the alias, or for an old night the newest version promoted by then."""
     champion = tracking.champion()
     if champion is None or data_through(champion) >= night:
         champion = newest(v for v in tracking.versions() if v.tags.get("promoted") and data_through(v) < night)
-    if champion is None:
-        raise ConfigurationError(
-            f"{tracking.site.name}: there is no champion for {night}. Run `nightjar train` and `nightjar promote` first"
-        )
     return champion
+
+
+def standing_champion(tracking: Tracking, night: date) -> ModelVersion | None:
+    """The champion that stood before the night: what the alias names, unless it came with this night or a later one."""
+    champion = tracking.champion()
+    if champion is not None and data_through(champion) < night and champion.tags.get("promoted", "") < str(night):
+        return champion
+    return newest(v for v in tracking.versions() if v.tags.get("promoted") and v.tags["promoted"] < str(night))
 
 
 def grow(bundle: Bundle, vocabulary: Vocabulary, recipe: SequenceRecipe) -> SessionModel:

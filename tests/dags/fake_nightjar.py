@@ -3,6 +3,7 @@
 FAKE_CALLS      file that gets a JSON line per call
 FAKE_EXIT_<step>    exit code of that step
 FAKE_FOREVER_<step>    that step never ends by itself, nor does a helper that it starts
+FAKE_NEWEST     what `due` says is the newest day that passed; else the day that it is asked about
 FAKE_OUTPUT     what to print on stdout instead of a report
 """
 
@@ -29,8 +30,11 @@ with Path(os.environ["FAKE_CALLS"]).open("a") as calls:
 if "helper" in call:
     time.sleep(600)
 if code := int(os.environ.get(f"FAKE_EXIT_{step}", "0")):
-    print(f"{step}: something is wrong", file=sys.stderr)
+    print(f"nightjar: {step}: something is wrong", file=sys.stderr)
     sys.exit(code)
-report = {"step": step, "date": options[options.index("--date") + 1], "users": 42, "metrics": {"mrr": float("nan")}}
+day = options[options.index("--date") + 1] if "--date" in options else None
+report = {"step": step, "date": day, "users": 42, "metrics": {"mrr": float("nan")}}
+if step == "due":
+    report |= {"newest_passed": os.environ.get("FAKE_NEWEST", day), "has_window": True}
 print("a library says hello")
 print(os.environ.get("FAKE_OUTPUT", json.dumps(report)))

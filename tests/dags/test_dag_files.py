@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-STEPS = ["ingest", "sessionize", "validate", "features", "train", "promote", "refit", "export"]
+KINDS = {
+    "nightly": ["ingest", "sessionize", "validate", "earlier_nights", "refit", "export"],
+    "retrain": ["newest_day", "features", "train", "promote"],
+    "maintenance": ["newest_day", "compact", "vacuum"],
+}
+WAKES = {"nightly": [], "retrain": ["shop_sessions"], "maintenance": ["shop_recommendations"]}
+MOST_SECONDS = 0.2
 SPRING = ["2026-03-27", "2026-03-28", "2026-03-29", "2026-03-30", "2026-03-31", "2026-04-01"]
 AUTUMN = ["2026-10-23", "2026-10-24", "2026-10-25", "2026-10-26", "2026-10-27", "2026-10-28"]
 
@@ -14,8 +20,9 @@ def found(in_airflow, tmp_path_factory):
     """What Airflow makes of three good site files."""
     conf = tmp_path_factory.mktemp("conf")
     (conf / "shop.yaml").write_text(
-        "name: shop\ntime_zone: Europe/Berlin\nstore: ${NOT_SET}\ntraining: {recipes: {gru: , stan: }}\n"
-        "schedule: {owner: ana, retries: 1, start_after: 2h30m,\n"
+        "name: shop\ntime_zone: Europe/Berlin\nstore: ${NOT_SET}\n"
+        "training: {recipes: {gru: , stan: }, seeds: [1, 2]}\n"
+        "schedule: {owner: ana, retries: 1, start_after: 2h30m, retrain_on: [sun],\n"
         "  gpu_steps: [train], gpu_queue: big, gpu_pool: big_pool}\n"
     )
     (conf / "cairo.yaml").write_text("name: cairo\ntime_zone: Africa/Cairo\n")
@@ -25,46 +32,71 @@ def found(in_airflow, tmp_path_factory):
 
 def test_every_dag_file_imports(found):
     assert found["import_errors"] == {}
-    assert sorted(found["dags"]) == ["cairo__nightly", "plain__nightly", "shop__nightly"]
+    sites = ("cairo", "plain", "shop")
+    assert sorted(found["dags"]) == sorted(f"{site}__{kind}" for site in sites for kind in KINDS)
 
 
 def test_only_dag_files_are_read_and_none_has_the_name_of_a_folder(found):
-    assert sorted(found["files"]) == ["broken_sites.py", "nightly.py"]
+    assert sorted(found["files"]) == ["broken_sites.py", "maintenance.py", "nightly.py", "retrain.py"]
     root = Path(__file__).parent.parent.parent
     assert not {Path(name).stem for name in found["files"]} & {path.name for path in root.iterdir() if path.is_dir()}
 
 
 def test_dag_files_are_quick_to_read_and_import_nothing_heavy(found):
     assert found["heavy"] == []
-    assert found["seconds"] < 1  # 0.1 s on an idle machine
+    assert found["seconds"] < MOST_SECONDS
 
 
 def test_every_dag_tells_whose_it_is_and_what_to_do_when_it_is_red(found):
     for dag_id, dag in found["dags"].items():
         assert dag["owner"] in {"ana", "nightjar"}
-        assert dag["tags"] == sorted(["nightjar", dag_id.removesuffix("__nightly")])
-        assert "Delivers" in dag["doc_md"]
-        assert "Triage" in dag["doc_md"]
+        assert dag["tags"] == sorted(["nightjar", dag_id.split("__")[0]])
+        assert [word for word in ("**Delivers**", "**By when**", "*Triage*") if word not in dag["doc_md"]] == []
         assert dag["max_active_runs"] == 1
         assert dag["catchup"] is False
 
 
-def test_a_night_is_one_step_after_the_other(found):
-    plain = found["dags"]["plain__nightly"]
-    assert plain["order"] == STEPS
-    assert plain["upstream"] == {step: STEPS[max(n - 1, 0) : n] for n, step in enumerate(STEPS)}
-    assert found["dags"]["shop__nightly"]["order"] == ["wait_for_start", *STEPS]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dag_is_one_step_after_the_other(found, kind):
+    plain, steps = found["dags"][f"plain__{kind}"], KINDS[kind]
+    assert plain["order"] == steps
+    assert plain["upstream"] == {step: steps[max(n - 1, 0) : n] for n, step in enumerate(steps)}
+
+
+def test_a_night_that_starts_later_waits_first(found):
+    assert found["dags"]["shop__nightly"]["order"] == ["wait_for_start", *KINDS["nightly"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_dag_wakes_the_next_and_every_awaited_asset_is_told_by_someone(found, kind):
+    assert found["dags"][f"shop__{kind}"]["waits_for"] == WAKES[kind]
+    told = {name for dag in found["dags"].values() for names in dag["outlets"].values() for name in names}
+    assert set(WAKES[kind]) <= told
+
+
+def test_steps_that_change_what_the_next_night_starts_from_never_run_beside_each_other(found):
+    alone = {kind: found["dags"][f"plain__{kind}"]["alone"] for kind in KINDS}
+    assert alone == {"nightly": ["refit", "export"], "retrain": ["promote"], "maintenance": []}
+
+
+def test_a_night_can_be_asked_to_train_for_every_day(found):
+    assert found["dags"]["plain__nightly"]["params"]["retrain"]["enum"] == ["newest", "every"]
 
 
 def test_the_schedule_section_decides_about_places_and_retries(found):
-    shop, plain = (found["dags"][f"{name}__nightly"]["tasks"] for name in ("shop", "plain"))
+    shop, plain = (found["dags"][f"{name}__retrain"]["tasks"] for name in ("shop", "plain"))
     assert shop["train"] == ["big", "big_pool", 1]
+    assert plain["train"] == ["gpu", "gpu", 3]
+    shop, plain = (found["dags"][f"{name}__nightly"]["tasks"] for name in ("shop", "plain"))
     assert shop["refit"] == ["default", "default_pool", 1]
-    assert plain["train"] == plain["refit"] == ["gpu", "gpu", 3]
+    assert plain["refit"] == ["gpu", "gpu", 3]
 
 
-def test_the_release_is_told_by_export(found):
-    assert found["dags"]["shop__nightly"]["outlets"] == {"export": ["shop_recommendations"]}
+def test_the_night_tells_of_its_data_and_of_its_release(found):
+    assert found["dags"]["shop__nightly"]["outlets"] == {
+        "validate": ["shop_sessions"],
+        "export": ["shop_recommendations"],
+    }
 
 
 @pytest.mark.parametrize("site", ["shop", "plain"])
@@ -92,7 +124,7 @@ def test_a_zone_without_some_midnights_loses_no_day(found):
 def test_a_broken_site_file_is_shown_and_takes_no_other_dag_with_it(in_airflow, write_sites):
     conf = write_sites(good="name: good\n", bad="name: bad\nschedule: {retires: 3}\n")
     found = in_airflow("inspect_dag_files.py", NIGHTJAR_CONF=str(conf), NIGHTJAR_SCHEDULE="off")
-    assert list(found["dags"]) == ["good__nightly"]
+    assert sorted(found["dags"]) == sorted(f"good__{kind}" for kind in KINDS)
     (name, error), *_ = found["import_errors"].items()
     assert name == "broken_sites.py"  # Airflow hides all DAGs of the file that an error is shown for
     assert "bad.yaml" in error

@@ -17,7 +17,7 @@ from dags.local_stack import (
     only_one,
 )
 
-NIGHT = ["ingest", "sessionize", "validate", "features", "train [gru]", "train [stan]", "promote", "refit", "export"]
+NIGHT = ["ingest", "sessionize", "validate", "earlier_nights", "refit", "export"]
 
 
 def test_a_port_that_is_taken_is_passed_over():
@@ -59,7 +59,9 @@ def test_nights_run_through_a_real_stack_that_only_listens_on_loopback(tmp_path,
     with airflow_stack(tmp_path / "home", conf, with_mlflow=True) as stack:
         reports = stack.run_night("shop__nightly", "2026-11-20", task_ended=lambda *task: told.append(task))
         assert reports["export"]["date"] == "2026-11-20"
-        assert set(reports["train"]) == {"gru", "stan"}
+        retrained = stack.follow_night("shop__retrain", "2026-11-20")
+        assert set(retrained["train"]) == {"gru", "stan"}
+        assert stack.follow_night("shop__maintenance", "2026-11-20")["vacuum"]["step"] == "vacuum"
         assert [name for name, _, _ in told] == NIGHT
         assert {state for _, state, _ in told} == {"success"}
         processes = psutil.Process().children(recursive=True)

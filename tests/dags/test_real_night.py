@@ -24,35 +24,49 @@ def shop(raw_shop, load, write_site, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def night(in_airflow, airflow_home, shop, tmp_path_factory):
+def told(in_airflow, airflow_home, shop, tmp_path_factory):
+    """A night without a champion, a retraining, and the night after it."""
     conf = tmp_path_factory.mktemp("conf")
     shutil.copy(shop.file, conf / "small.yaml")
-    arguments = ["small__nightly", str(shop.days[3])]
+    runs = [("nightly", 3), ("retrain", 3), ("nightly", 4)]
+    arguments = [f"small__{kind}={shop.days[number]}" for kind, number in runs]
     return in_airflow("run_a_night.py", *arguments, NIGHTJAR_CONF=str(conf), NIGHTJAR_HOME=str(shop.home))
 
 
-def test_a_night_of_real_commands_ends_in_a_release(night, shop):
-    assert night["keyed"]["state"] == "success"
-    assert sorted(night["keyed"]["labels"]) == sorted(RECIPES)
+@pytest.fixture(scope="module")
+def export(told):
+    """What the second night's export said."""
+    return told["runs"][2]["reports"]["export"]
+
+
+def test_a_night_of_real_commands_ends_in_a_release(told, export, shop):
+    assert [run["state"] for run in told["runs"]] == ["success"] * 3
+    assert told["runs"][1]["labels"] == list(RECIPES)
     facts = Recommendations(shop.store.root).facts
-    assert facts["data_through"] == str(shop.days[3])
-    assert facts["table_version"] == night["keyed"]["export"]["table_version"]
+    assert facts["data_through"] == str(shop.days[4])
+    assert facts["table_version"] == export["table_version"]
 
 
-def test_the_release_was_made_by_the_champions_refit(night, shop):
+def test_before_the_first_champion_lists_are_popular_ones(told):
+    reports = told["runs"][0]["reports"]
+    assert reports["refit"]["model_version"] is reports["export"]["model_version"] is None
+    assert reports["export"]["users"] == reports["export"]["users_with_popular_only"] > 0
+
+
+def test_the_release_was_made_by_the_champions_refit(told, shop):
     tracking = Tracking(shop.site)
     serving = tracking.by_alias("serving")
     assert serving.tags["parent_version"] == str(tracking.champion().version)
     assert Recommendations(shop.store.root).facts["model_version"] == str(serving.version)
 
 
-def test_everyone_who_was_active_has_a_list(night, shop):
+def test_everyone_who_was_active_has_a_list(export, shop):
     users = pl.read_delta(f"{shop.store.root}/recommendations")["user_id"].unique()
-    assert len(users) == night["keyed"]["export"]["users"] > 100
+    assert len(users) == export["users"] > 100
     ranks = Recommendations(shop.store.root).user(users[0])["rank"].to_list()
     assert ranks == list(range(1, shop.site.export.top_n + 1))
 
 
-def test_jobs_downstream_hear_of_the_day(night, shop):
-    [(key, told)] = night["events"]
-    assert (key, told["users"]) == (str(shop.days[3]), night["keyed"]["export"]["users"])
+def test_jobs_downstream_hear_of_the_day(told, export, shop):
+    name, key, extra = told["events"][-1]
+    assert (name, key, extra["users"]) == ("small_recommendations", str(shop.days[4]), export["users"])

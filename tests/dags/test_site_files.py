@@ -26,6 +26,22 @@ def test_recipes_keep_the_order_of_the_file(write_sites):
     assert site.recipes == ["stan", "gru"]
 
 
+@pytest.mark.parametrize(
+    ("training", "trainings"),
+    [
+        ("{recipes: {gru: , stan: }}", [{"recipe": "gru"}, {"recipe": "stan"}]),
+        ("{recipes: {gru: , stan: }, seeds: [7]}", [{"recipe": "gru"}, {"recipe": "stan"}]),
+        (
+            "{recipes: {gru: , stan: , rnn: {seed: 3}}, seeds: [1, 2]}",
+            [{"recipe": "gru", "seed": "1"}, {"recipe": "gru", "seed": "2"}, {"recipe": "stan"}, {"recipe": "rnn"}],
+        ),
+    ],
+    ids=["one seed", "another one seed", "two seeds"],
+)
+def test_each_recipe_is_trained_with_each_seed_that_it_draws_from(write_sites, training, trainings):
+    assert only_site(write_sites(shop=f"name: shop\ntraining: {training}\n")).trainings == trainings
+
+
 def test_empty_sections_mean_the_defaults(write_sites):
     site = only_site(write_sites(shop="name: shop\nschedule:\ntraining:\n"))
     assert site.recipes == list(DEFAULT_RECIPES)

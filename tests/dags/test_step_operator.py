@@ -55,6 +55,8 @@ def test_exit_codes_decide_about_a_retry(run, failures, code, kind):
     assert "validate: something is wrong" in text
     assert "Reproduce: NIGHTJAR_HOME='/the home' " in text
     assert text.endswith("nightjar validate --site conf/shop.yaml --date 2026-11-20")
+    assert caught.value.command.endswith("nightjar validate --site conf/shop.yaml --date 2026-11-20")
+    assert caught.value.sentence.endswith("): validate: something is wrong")
 
 
 @pytest.mark.parametrize(
@@ -97,10 +99,22 @@ def test_a_missing_program_is_named(run, failures):
 
 
 def test_the_command_is_beside_the_interpreter_unless_set(step_operator, monkeypatch):
+    from dags.step_command import program
+
     monkeypatch.delenv("NIGHTJAR_COMMAND", raising=False)
-    assert step_operator.command() == [str(Path(sys.executable).parent / "nightjar")]
+    assert program() == [str(Path(sys.executable).parent / "nightjar")]
     monkeypatch.setenv("NIGHTJAR_COMMAND", "'/my models/python' -m nightjar")
-    assert step_operator.command() == ["/my models/python", "-m", "nightjar"]
+    assert program() == ["/my models/python", "-m", "nightjar"]
+
+
+def test_a_release_that_was_not_published_is_told_to_nobody(run, fake_nightjar):
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    kept = {}
+    context = {"ti": SimpleNamespace(xcom_push=kept.__setitem__)}
+    with pytest.raises(AirflowSkipException, match="published nothing for 2026-11-20"):
+        run("export", context=context, FAKE_OUTPUT='{"published": false, "shown": "2026-11-21"}')
+    assert kept["return_value"]["shown"] == "2026-11-21"
 
 
 def test_killing_the_task_ends_the_step_and_its_helpers(step_operator, fake_nightjar, monkeypatch, failures):

@@ -10,6 +10,7 @@ from serving_export import export as exporting
 from serving_export.export import export
 from serving_export.popular import popular_items
 from serving_export.reader import Recommendations
+from serving_export.rollback import rollback_recommendations
 from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
 from training.settings import TrainingSite
 
@@ -210,10 +211,18 @@ def test_a_day_that_failed_is_not_exported(released, judge):
 
 def test_an_old_day_is_exported_with_the_model_of_that_day(two_releases):
     newer = Recommendations(two_releases.store.root).facts
+    rollback_recommendations(two_releases.store)
     export(two_releases.site, two_releases.store, two_releases.days[3])
     older = Recommendations(two_releases.store.root).facts
     assert int(older["model_version"]) < int(newer["model_version"])
     assert older["data_through"] == "2026-03-04"
+
+
+def test_where_readers_see_a_later_day_nothing_is_published(two_releases):
+    newer = Recommendations(two_releases.store.root).facts
+    told = export(two_releases.site, two_releases.store, two_releases.days[3])
+    assert told == {"published": False, "shown": str(two_releases.days[4])}
+    assert Recommendations(two_releases.store.root).facts == newer
 
 
 def test_after_a_restore_or_a_vacuum_the_facts_are_those_of_the_rows(two_releases):

@@ -15,7 +15,7 @@ from training.measure import HeldOutDay
 from training.order import ShuffleTest
 from training.outcomes import Outcomes
 from training.promote import promote
-from training.refit import champion_of
+from training.refit import champion_of, standing_champion
 from training.report import comparison_text, main_headings
 from training.tracking import Tracking, data_through, newest
 
@@ -208,8 +208,21 @@ def test_the_champion_of_an_old_night_is_the_one_with_the_latest_data_not_the_la
     assert int(champion_of(nights.tracking, after).version) == 3
     assert int(champion_of(nights.tracking, later).version) == 1
     assert int(champion_of(nights.tracking, FIRST).version) == 2
-    with pytest.raises(ConfigurationError, match="no champion for 2026-03-02"):
-        champion_of(nights.tracking, date(2026, 3, 2))
+    assert champion_of(nights.tracking, date(2026, 3, 2)) is None
+
+
+def test_a_night_that_is_run_again_starts_from_the_champion_that_stood_before_it(nights):
+    for number, recipe in enumerate(["gru", "popularity", "gru"]):
+        night = FIRST + timedelta(days=number)
+        nights.register(night, recipe)
+        nights.promote(night, **{recipe: 0.2 + number / 10})
+        assert int(champion_of(nights.tracking, night).version) == number + 1
+    assert [int(v.version) for v in standing(nights, 1, 2, 3)] == [1, 2, 3]
+    assert standing(nights, 0) == [None]
+
+
+def standing(nights, *numbers):
+    return [standing_champion(nights.tracking, FIRST + timedelta(days=number)) for number in numbers]
 
 
 def test_a_day_without_visitors_keeps_the_champion(nights):
