@@ -31,12 +31,14 @@ endif
 fmt: setup    ## format, and mend what can be mended
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-check: setup  ## format, lint, types, direction of imports, constraints: under a minute
+check: setup  ## format, lint, types, direction of imports, constraints, images, compose file: under a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python tests/check_constraints.py
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
 constraints: setup  ## solve all dependencies anew into constraints.txt
 	$(BIN)/pip install -q 'uv==0.13.8'
