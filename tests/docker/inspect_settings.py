@@ -10,7 +10,9 @@ from airflow.sdk import DAG  # noqa: F401 (what it loads, Airflow has)
 from packaging.requirements import Requirement
 
 already = set(sys.modules)
-import dags.nightly  # noqa: E402, F401
+import dags.maintenance  # noqa: E402
+import dags.nightly  # noqa: E402
+import dags.retrain  # noqa: E402, F401
 
 PREFIX = re.compile(r"AIRFLOW__([A-Z0-9_]+?)__([A-Z0-9_]+)")
 variables, installed = json.loads(sys.argv[1])
