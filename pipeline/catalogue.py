@@ -66,6 +66,10 @@ def read_side_table(site: PipelineSite, items: Items, day: date) -> pl.DataFrame
     if missing:
         raise ConfigurationError(f"{paths[0]} has no column {missing[0]!r}; it has {', '.join(rows.columns)}")
     named = rows.select(pl.col(theirs).str.strip_chars().alias(ours) for ours, theirs in columns.items())
+    if named["item_id"].is_null().all() and named.height:
+        raise ConfigurationError(
+            f"no row of {', '.join(paths)} has a {columns['item_id']!r}. Mend items.columns.item_id"
+        )
     typed = named.with_columns(
         *([pl.col("price").cast(pl.Float64, strict=False)] if "price" in columns else []),
         *([truth("available")] if "available" in columns else []),
@@ -84,6 +88,9 @@ def scan_side_table(paths: list[str], items: Items) -> pl.LazyFrame:
     """The side table as text."""
     if paths[0].endswith(".parquet"):
         return pl.scan_parquet(paths).select(pl.all().cast(pl.String))
+    if paths[0].removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson")):
+        fields = items.columns.model_dump(exclude_none=True).values()
+        return pl.scan_ndjson(paths, schema=dict.fromkeys(fields, pl.String()))
     return pl.scan_csv(
         paths,
         separator=items.separator,

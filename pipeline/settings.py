@@ -223,7 +223,7 @@ class Items(Section):
     """The side table that describes items; a site can do without."""
 
     path: str
-    """Path with wildcards; `{date}` stands for the delivery day."""
+    """Path with wildcards, of csv, tsv, JSON Lines or Parquet; `{date}` stands for the delivery day."""
     columns: ItemColumns
     separator: str = ","
     header: list[str] | None = Field(default=None, min_length=1)

@@ -131,7 +131,7 @@ class Slab(NamedTuple):
 
     @property
     def num_popular_only(self) -> int:
-        """Users in whose lists nothing comes from the model."""
+        """Users whose lists hold nothing but popular items."""
         is_served = np.any([np.isin(part.sources_UN, (RULE, MODEL)).any(1) for part in self.lists], axis=0)
         return int((~is_served).sum())
 

@@ -1,3 +1,4 @@
+import gzip
 from datetime import date
 from typing import Any
 
@@ -61,6 +62,27 @@ def test_a_side_table_without_a_header_takes_its_names_from_the_site_file(make_s
     shop.deliver("2026-03-01", row(1, "a"))
     update(shop, DAY_1)
     assert known(shop, DAY_1) == {"a": DAY_1, "b": None}
+
+
+@pytest.mark.parametrize("name", ["i.jsonl", "i.ndjson.gz"])
+def test_a_side_table_may_be_json_lines(make_small, name):
+    shop = make_small(items={"path": f"raw/{name}", "columns": COLUMNS})
+    lines = b"""{"id": "new\\nline", "price": 9.5, "stock": true, "more": {"x": 1}}\n{"id": 7, "kind": "k"}\n"""
+    (shop.home / f"raw/{name}").write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    shop.deliver("2026-03-01", row(1, "7"))
+    update(shop, DAY_1)
+    assert latest_items(shop.store, DAY_1).sort("item_id").drop("snapshot_date").rows() == [
+        ("7", None, "k", None, None, DAY_1),
+        ("new\nline", None, None, 9.5, True, None),
+    ]
+
+
+def test_a_side_table_whose_rows_name_no_item_is_refused(make_small):
+    shop = make_small(items={"path": "raw/i.jsonl", "columns": COLUMNS})
+    (shop.home / "raw/i.jsonl").write_text('{"sku": "a"}\n')
+    shop.deliver("2026-03-01", row(1, "a"))
+    with pytest.raises(ConfigurationError, match=r"no row of .*i\.jsonl has a 'id'"):
+        update(shop, DAY_1)
 
 
 def test_a_site_without_a_side_table_knows_its_items_from_the_log(small):
