@@ -156,7 +156,7 @@ def airflow_stack(home: Path, conf: Path, *, with_mlflow: bool = False) -> Itera
     home, conf = home.absolute(), conf.absolute()
     port, mlflow_port = free_port(AIRFLOW_PORT), free_port(MLFLOW_PORT)
     environment = {**os.environ, **airflow_settings(home, conf, port), **quiet_settings()}
-    servers = airflow_servers(port) | (mlflow_server(home, mlflow_port) if with_mlflow else {})
+    servers = airflow_servers(port) | triggerer(conf) | (mlflow_server(home, mlflow_port) if with_mlflow else {})
     logs = airflow_home(home) / "logs" / "servers"
     with only_one(home):
         migrate(home, environment, logs)
@@ -227,6 +227,12 @@ def airflow_servers(port: int) -> dict[str, list[str]]:
         "scheduler": [*airflow, "scheduler", "--skip-serve-logs"],
         "dag-processor": [*airflow, "dag-processor"],
     }
+
+
+def triggerer(conf: Path) -> dict[str, list[str]]:
+    """The fourth part, which only deadlines need."""
+    is_needed = any(site.schedule.tables_by for site in read_site_files(conf).sites.values())
+    return {"triggerer": [sys.executable, "-m", "airflow", "triggerer", "--skip-serve-logs"]} if is_needed else {}
 
 
 def mlflow_server(home: Path, port: int) -> dict[str, list[str]]:

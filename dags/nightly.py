@@ -36,11 +36,14 @@ from zoneinfo import ZoneInfo
 import pendulum
 from airflow.providers.standard.sensors.date_time import DateTimeSensor
 from airflow.sdk import DAG, CronPartitionTimetable, Param, PartitionedAtRuntime, chain
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
+from dags.alerts import tables_are_late
 from dags.night_sensors import EarlierNights
 from dags.site_assets import recommendations, sessions
 from dags.site_files import SiteHead
-from dags.step_tasks import ONE_NIGHT_AFTER_THE_OTHER, dag_settings, date_param, site_dags, step
+from dags.step_tasks import ONE_NIGHT_AFTER_THE_OTHER, dag_settings, date_param, notifiers, site_dags, step
 
 YEARS_LOOKED_AT = 4
 
@@ -52,6 +55,7 @@ def nightly(path: Path, site: SiteHead) -> DAG:
         description=f"Raw logs of a day in, recommendation tables of {site.name} out",
         schedule=each_day(site.time_zone),
         params=date_param() | {"retrain": retrain_param()},
+        deadline=deadlines(path, site),
         **dag_settings(path, site, __doc__),
     ) as dag:
         chain(*wait_for_start(site), *data_steps(path, site), earlier_nights(dag), *model_steps(path, site))
@@ -80,6 +84,21 @@ def retrain_param() -> Param:
     """What a backfill is asked for by --dag-run-conf '{"retrain": "every"}'."""
     told = "train for the newest day only, or for every day of a backfill"
     return Param("newest", type="string", enum=["newest", "every"], description=told)
+
+
+def deadlines(path: Path, site: SiteHead) -> list[DeadlineAlert]:
+    """Somebody is told if the night has not ended at `tables_by`; by the triggerer, beside all tasks.
+
+    It counts from when the run was queued, which is midnight for a run of the schedule: no run of days has the logical
+    date that Airflow's other references need.
+    """
+    by = site.schedule.tables_by
+    if by is None:
+        return []
+    told = {"notifiers": notifiers(site).wanted, "site_file": str(path), "tables_by": by}
+    after = timedelta(hours=int(by[:2]), minutes=int(by[3:]))
+    callback = AsyncCallback(tables_are_late, kwargs=told)
+    return [DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, after, callback, name=f"tables by {by}")]
 
 
 def wait_for_start(site: SiteHead) -> list[DateTimeSensor]:

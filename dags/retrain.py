@@ -29,7 +29,7 @@ from dags.night_sensors import NewestDay
 from dags.site_assets import sessions
 from dags.site_files import SiteHead
 from dags.step_operator import StepOperator
-from dags.step_tasks import ONE_NIGHT_AFTER_THE_OTHER, dag_settings, date_param, placement, site_dags, step
+from dags.step_tasks import ONE_NIGHT_AFTER_THE_OTHER, dag_settings, date_param, site_dags, step, step_settings
 
 
 def retrain(path: Path, site: SiteHead) -> DAG:
@@ -65,10 +65,8 @@ def train(path: Path, site: SiteHead) -> Any:
     """One task a recipe and seed; how many run at once is the pool's business."""
     return StepOperator.partial(
         task_id="train",
-        step="train",
-        site_file=str(path),
         map_index_template="{{ task.options.recipe }}{{ ' seed ' ~ task.options.seed if 'seed' in task.options }}",
-        **placement(site, "train"),
+        **step_settings(path, site, "train"),
     ).expand(options=site.trainings)
 
 

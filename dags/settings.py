@@ -1,14 +1,23 @@
 """The schedule of a site's nights: when they start, how often a step is tried, where the heavy steps run."""
 
 from datetime import timedelta
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.durations import Duration
 from pipeline.settings import Section, StepName
 
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
+class Notifier(Section):
+    """One of Airflow's notifiers, of a provider package or of your own."""
+
+    notifier: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    """Its class, like `airflow.providers.smtp.notifications.smtp.SmtpNotifier`."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """What it is made with; templates see `alert.sentence`, `.command`, `.link`, and `.text`, which is all three."""
 
 
 class Schedule(Section):
@@ -34,6 +43,35 @@ class Schedule(Section):
     """Celery queue of the GPU workers; under the LocalExecutor only a label."""
     gpu_pool: str = Field(default="gpu", min_length=1)
     """Airflow pool that limits how many GPU steps run at once, over all sites. Without it they never start."""
+
+    alerts: list[Notifier] = Field(default_factory=list)
+    """Who is told when a task fails for good, when a step finds something, and of what the next two keys name."""
+    tables_by: str | None = Field(default=None, pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")
+    """The time of day, like "06:00", by which a night has to end; counted from midnight, or from a later start."""
+    fresh_within: Duration | None = None
+    """How old the newest day that passed may get, from its end on, before someone is told: `30h`."""
+
+    @field_validator("tables_by", mode="before")
+    @classmethod
+    def time_of_day(cls, value: object) -> object:
+        """YAML takes an unquoted 16:30 for the number 990."""
+        return f"{value // 60:02}:{value % 60:02}" if isinstance(value, int) else value
+
+    @field_validator("fresh_within")
+    @classmethod
+    def longer_than_a_day(cls, value: timedelta | None) -> timedelta | None:
+        """The newest day is a day old just before the next one ends."""
+        if value is not None and value <= timedelta(hours=24):
+            raise ValueError("a day is followed by the next one after 24h; write more, like 30h")
+        return value
+
+    @model_validator(mode="after")
+    def somebody_is_told(self) -> "Schedule":
+        """An alert that nobody gets is a mistake."""
+        for name in ("tables_by", "fresh_within"):
+            if getattr(self, name) is not None and not self.alerts:
+                raise ValueError(f"{name} needs `alerts`: there is nobody to tell")
+        return self
 
     @field_validator("start_after")
     @classmethod

@@ -12,9 +12,11 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from dags.alerts import Notifiers, finding_of
 from dags.step_command import StepCommand, step_command
 
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+NOBODY = Notifiers([])
 THE_DAY = "{{ partition_key or params.date }}"
 """The day of a run: its partition key, else the param of a run without one."""
 
@@ -23,7 +25,8 @@ class StepOperator(BaseOperator):
     """One `nightjar` command, without a shell.
 
     Exit code 0 is success; 1 fails the try; 2 and 3 fail the task at once, since no retry can cure them. A report that
-    says `"published": false` skips the task, so that nobody downstream hears of a release that there is not.
+    says `"published": false` skips the task, so that nobody downstream hears of a release that there is not. Sentences
+    under `"alerts"` are told to the site's notifiers; the task stays green.
     """
 
     template_fields: Sequence[str] = ("date",)
@@ -38,6 +41,7 @@ class StepOperator(BaseOperator):
         options: Mapping[str, str | None] | None = None,
         is_dated: bool = True,
         announced_params: Sequence[str] = (),
+        notifiers: Notifiers = NOBODY,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -47,6 +51,7 @@ class StepOperator(BaseOperator):
         self.options = options
         self.is_dated = is_dated
         self.announced_params = announced_params
+        self.notifiers = notifiers
         self._command: StepCommand | None = None
 
     def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,6 +60,9 @@ class StepOperator(BaseOperator):
         self._command = step_command(self.step, self.site_file, day if self.is_dated else None, self.options)
         self.log.info("$ %s", self._command.line)
         report = self._command.report(lambda line: self.log.info("%s", line))
+        for sentence in report.get("alerts") or []:
+            self.log.warning("%s", sentence)
+            self.notifiers.tell(finding_of(context, sentence, self._command.line), context)
         if report.get("published") is False:
             context["ti"].xcom_push("return_value", report)
             raise AirflowSkipException(f"`nightjar {self.step}` published nothing for {day}: the log says why")

@@ -6,6 +6,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param
 
+from dags.alerts import Notifiers
 from dags.site_files import SiteHead, conf_folder, read_site_files
 from dags.step_operator import StepOperator
 
@@ -37,7 +38,17 @@ def date_param() -> dict[str, Param]:
 
 def step(path: Path, site: SiteHead, name: str, **settings: Any) -> StepOperator:
     """One step as a task of the same name."""
-    return StepOperator(task_id=name, step=name, site_file=str(path), **placement(site, name), **settings)
+    return StepOperator(task_id=name, **step_settings(path, site, name), **settings)
+
+
+def step_settings(path: Path, site: SiteHead, name: str) -> dict[str, Any]:
+    """What a step's task needs, mapped or not."""
+    return {"step": name, "site_file": str(path), "notifiers": notifiers(site), **placement(site, name)}
+
+
+def notifiers(site: SiteHead) -> Notifiers:
+    """Who is told."""
+    return Notifiers([notifier.model_dump() for notifier in site.schedule.alerts])
 
 
 def task_defaults(site: SiteHead) -> dict[str, Any]:
@@ -50,6 +61,7 @@ def task_defaults(site: SiteHead) -> dict[str, Any]:
         "retry_exponential_backoff": 2,
         "max_retry_delay": schedule.max_retry_delay,
         "execution_timeout": schedule.step_timeout,
+        "on_failure_callback": notifiers(site),
     }
 
 

@@ -70,6 +70,13 @@ def describe(dag):
         "order": [task.task_id for task in dag.topological_sort()],
         "params": {name: dag.params.get_param(name).schema for name in dag.params},
         "waits_for": [asset.name for asset in wakers(dag)],
+        "deadlines": [
+            [each.reference.reference_name, each.interval.total_seconds(), each.callback.path, each.callback.kwargs]
+            for each in dag.deadline or []
+        ],
+        "told_of_failures": {
+            task.task_id: len(callback.wanted) for task in dag.tasks for callback in task.on_failure_callback
+        },
         "alone": [task.task_id for task in dag.tasks if task.max_active_tis_per_dag == 1],
         "upstream": {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks},
         "tasks": {task.task_id: [task.queue, task.pool, task.retries] for task in dag.tasks},

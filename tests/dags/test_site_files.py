@@ -61,6 +61,16 @@ def test_variables_that_only_a_step_needs_do_no_harm(write_sites, monkeypatch):
         ("name: bad\nschedule: {start_aftr: 1h}\n", ["bad.yaml", "schedule.start_aftr", "did you mean `start_after`?"]),
         ("name: bad\nschedule: {start_after: 24h}\n", ["schedule.start_after", "less than 24h"]),
         ("name: bad\nschedule: {step_timeout: 0s}\n", ["schedule.step_timeout", "above zero"]),
+        ("name: bad\nschedule: {tables_by: 06:00}\n", ["schedule", "tables_by needs `alerts`"]),
+        (
+            "name: bad\nschedule: {alerts: [{notifier: a.B}], fresh_within: 24h}\n",
+            ["schedule.fresh_within", "like 30h"],
+        ),
+        (
+            "name: bad\nschedule: {alerts: [{notifier: a.B, argument: {}}]}\n",
+            ["schedule.alerts.0.argument", "did you mean `arguments`?"],
+        ),
+        ("name: bad\nschedule: {retrain_on: [sunday]}\n", ["schedule.retrain_on"]),
         ("name: bad\nschedule: {gpu_steps: [lunch]}\n", ["schedule.gpu_steps"]),
         ("name: Bad Name\n", ["bad.yaml", "name"]),
         ("name: bad\ntime_zone: Mars/Base\n", ["Mars/Base", "no time zone"]),
@@ -76,6 +86,11 @@ def test_a_broken_file_is_named_and_hides_no_other(write_sites, text, words):
         assert [site.name for site in found.sites.values()] == ["shop", "a_shop"]
     (fault,) = found.faults.values()
     assert all(word in fault for word in words if word != "shop.yaml")
+
+
+def test_a_time_of_day_needs_no_quotes(write_sites):
+    schedule = "{tables_by: 16:30, alerts: [{notifier: a.B}]}"
+    assert only_site(write_sites(shop=f"name: shop\nschedule: {schedule}\n")).schedule.tables_by == "16:30"
 
 
 def test_start_after_is_a_duration(write_sites):
