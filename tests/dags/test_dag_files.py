@@ -11,6 +11,8 @@ KINDS = {
 }
 WAKES = {"nightly": [], "retrain": ["shop_sessions"], "maintenance": ["shop_recommendations"]}
 MOST_SECONDS = 0.2
+SECONDS_OF_AIRFLOW = 1.3
+"""What `import airflow.sdk` takes of an idle core."""
 SPRING = ["2026-03-27", "2026-03-28", "2026-03-29", "2026-03-30", "2026-03-31", "2026-04-01"]
 AUTUMN = ["2026-10-23", "2026-10-24", "2026-10-25", "2026-10-26", "2026-10-27", "2026-10-28"]
 
@@ -50,12 +52,10 @@ def test_only_dag_files_are_read_and_none_has_the_name_of_a_folder(found):
     assert not {Path(name).stem for name in found["files"]} & {path.name for path in root.iterdir() if path.is_dir()}
 
 
-def test_dag_files_are_quick_to_read_and_import_nothing_heavy(in_airflow, conf, found):
+def test_dag_files_are_quick_to_read_and_import_nothing_heavy(found):
     assert found["heavy"] == []
-    seconds = [found["seconds"]]
-    while min(seconds) >= MOST_SECONDS and len(seconds) < 4:  # neighbours at work slow a core down
-        seconds.append(in_airflow("inspect_dag_files.py", NIGHTJAR_CONF=str(conf))["seconds"])
-    assert min(seconds) < MOST_SECONDS
+    slowness = found["seconds_of_airflow"] / SECONDS_OF_AIRFLOW  # neighbours at work slow a core down
+    assert found["seconds"] < MOST_SECONDS * max(slowness, 1)
 
 
 def test_every_dag_tells_whose_it_is_and_what_to_do_when_it_is_red(found):
