@@ -135,10 +135,11 @@ def train(
 
 
 def promote(site: Site, store: "Store", day: date) -> dict[str, Any]:
-    """The night's best version becomes champion if it beats the one that stands."""
+    """The night's best version becomes champion if it passes the gate."""
+    from serving_export.index_recall import index_recall
     from training.promote import promote
 
-    return promote(site, store, day)
+    return promote(site, store, day, partial(index_recall, site, store, day))
 
 
 def refit(site: Site, store: "Store", day: date, *, nightly: bool = False) -> dict[str, Any]:

@@ -94,22 +94,34 @@ def choose_index(
 ) -> ItemIndex:
     """The wanted index of these items, if it finds enough of what real queries find exactly; else the exact one."""
     exact = exact_index(vectors_ID, codes)
-    factory = factory_of(wanted, len(codes), vectors_ID.shape[1])
-    if factory == EXACT or len(queries_RD) == 0:
-        return exact
-    index = build(factory, vectors_ID[codes])
+    index = approximate_index(vectors_ID, exact, wanted, least_recall, queries_RD, n)
     if index is None:
         return exact
-    truth_RN = exact.index.search(queries_RD, min(n, len(codes)))[1]
-    effort, recall = tune(index, queries_RD, truth_RN, least_recall)
-    if recall < least_recall:
+    if index.recall < least_recall:
         log.warning(
             "index %s of %d items finds %.4f of the exact lists of %d, less than export.index_recall %.4g: the search "
             "is exact",
-            *(factory, len(codes), recall, n, least_recall),
+            *(index.factory, len(codes), index.recall, n, least_recall),
         )
         return exact
-    log.info("index %s of %d items: %s, recall@%d %.4f", factory, len(codes), effort or "as built", n, recall)
+    told = (index.factory, len(codes), index.effort or "as built", n, index.recall)
+    log.info("index %s of %d items: %s, recall@%d %.4f", *told)
+    return index
+
+
+def approximate_index(
+    vectors_ID: Vectors, exact: ItemIndex, wanted: str, least_recall: float, queries_RD: Vectors, n: int
+) -> ItemIndex | None:
+    """The wanted index of an exact one's items with the recall it reaches; None where the search is exact anyway."""
+    codes = exact.codes[:-1]
+    factory = factory_of(wanted, len(codes), vectors_ID.shape[1])
+    if factory == EXACT or len(queries_RD) == 0:
+        return None
+    index = build(factory, vectors_ID[codes])
+    if index is None:
+        return None
+    truth_RN = exact.index.search(queries_RD, min(n, len(codes)))[1]
+    effort, recall = tune(index, queries_RD, truth_RN, least_recall)
     return ItemIndex(index, exact.codes, factory, effort, recall)
 
 

@@ -8,6 +8,7 @@ What a day does not have is said, not left out: a page can be written after any 
 """
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -35,6 +36,7 @@ from serving_export.reader import Recommendations
 from serving_export.report_pictures import popularity_of_lists, share_of_items
 from serving_export.tables import LIST_CHECKS
 from training import compare
+from training.gate import GUARDS
 from training.settings import TrainingSite
 from training.tracking import Tracking
 
@@ -100,12 +102,21 @@ def of_models(site: TrainingSite, day: date) -> dict[str, Any]:
     names = list_metrics(rows, max(site.training.metric_ks))
     return {
         "models": {"headings": headings, "rows": lines},
-        "gate": tracking.night_run(day).data.tags.get("gate.reason", ""),
+        **of_gate(tracking.night_run(day).data.tags),
         "list_metrics": {
             "headings": ["model", *names],
             "rows": [[row.name, *(compare.cell(row, name) for name in names)] for row in rows],
         },
         "model_pictures": in_page(compare.draw(rows, site)),
+    }
+
+
+def of_gate(tags: Mapping[str, str]) -> dict[str, Any]:
+    """What the gate decided, why, and each guard with what was found and allowed."""
+    guards = json.loads(tags.get("gate.guards") or "[]")
+    return {
+        "gate": tags.get("gate.reason", ""),
+        "guards": [check_row({"rule": guard["name"], **guard}, GUARDS) for guard in guards],
     }
 
 
@@ -141,10 +152,10 @@ def of_lists(site: TrainingSite, store: Store, lists: Recommendations | None, da
     }
 
 
-def check_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A verdict of list QA for people."""
+def check_row(row: Mapping[str, Any], promises: Mapping[str, str] = RULES) -> dict[str, Any]:
+    """A verdict of list QA, or a guard of the gate, for people."""
     bound = f"at least {show_number(row['low'])}" if row["low"] is not None else f"at most {show_number(row['high'])}"
-    return dict(row) | {"promise": RULES.get(row["rule"], ""), "allowed": bound, "found": show_number(row["value"])}
+    return dict(row) | {"promise": promises.get(row["rule"], ""), "allowed": bound, "found": show_number(row["value"])}
 
 
 def in_page(pictures: Mapping[str, bytes]) -> dict[str, str]:

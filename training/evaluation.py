@@ -15,10 +15,10 @@ import polars as pl
 import torch
 
 from features.sequences import Integers, Sequences, encode_sessions
-from features.vocabulary import PADDING, learn_vocabulary
+from features.vocabulary import PADDING, Vocabulary, learn_vocabulary
 from training.batch import all_batches
 from training.bundle import Bundle
-from training.exposure import count_exposures, exposure_figures
+from training.exposure import count_exposures, exposure_figures, gini
 from training.lists import fill_lists
 from training.models.base import TopItems
 from training.outcomes import Outcomes
@@ -125,4 +125,17 @@ def evaluate_lists(
         .sort("visitor")
         .with_columns(num_targets=pl.lit(1, pl.UInt32), num_cold=pl.lit(0, pl.UInt32), protocol=pl.lit("list"))
     )
-    return Outcomes(rows, tuple(recalls))
+    return Outcomes(rows, tuple(recalls), list_figures(listed, active.height, bundle.vocabulary, max(ks)))
+
+
+def list_figures(listed: pl.DataFrame, num_users: int, vocabulary: Vocabulary, k: int) -> dict[str, float]:
+    """What the lists of users show, at their length: different items, Gini, and the share of places left empty."""
+    num_places = num_users * min(k, vocabulary.items.height)
+    if not num_places:
+        return {}
+    counts_I = np.bincount(listed["item_code"].to_numpy(), minlength=vocabulary.num_codes)[PADDING + 1 :]
+    figures = {
+        f"list/num_items_at_{k}": float((counts_I > 0).sum()),
+        f"list/fallback_share_at_{k}": 1 - listed.height / num_places,
+    }
+    return figures | ({f"list/gini_at_{k}": gini(counts_I)} if counts_I.any() else {})

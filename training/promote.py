@@ -1,48 +1,47 @@
-"""Choose the night's best version and let it become champion if it beats the one that stands.
+"""Choose the night's best version and let it become champion if it passes the gate.
 
 Reads   the night's versions, the champion (its newest refit that has not seen the day), `sessions` of the day
-Writes  the alias `champion`, or the reason why it stayed; in the night's run all metrics beside each other, and whether
-        the order of events told the challenger anything
+Writes  the alias `champion`, or the reason why it stayed; the decision, its numbers and the reason with the night's
+        versions, their runs and the night's run; there also all metrics beside each other, and whether the order of
+        events told the challenger anything
 
 The challenger is chosen on one half of the day's visitors and gated on the other half, so that the best of many
 is not judged by the luck that made it the best. The gate compares pairs: the same visitors under both models.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-import polars as pl
+from mlflow.entities import RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.dates import ONE_DAY
 from pipeline.errors import ConfigurationError, NightjarError
-from pipeline.ids import sha256
 from pipeline.publish import Store
 from pipeline.terminal import log
 from training.compare import compare, keep
-from training.difference import paired_difference
+from training.gate import Candidate, IndexRecall, below_baselines, decide
 from training.measure import HeldOutDay, measure_bundle, read_held_out_day
 from training.order import shuffle_test
-from training.outcomes import Outcomes
+from training.recipes import SequenceRecipe
 from training.report import comparison_text, main_headings
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, newest, number
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """A version and what it did on the day."""
-
-    label: str
-    version: ModelVersion
-    outcomes: Outcomes
+BELOW = "gate/champion_minus_baseline"
+MOST_NIGHTS = 1000
 
 
-def promote(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
-    """Compare, choose, gate; return the verdict and a table of metrics."""
+def promote(
+    site: TrainingSite, store: Store, night: date, index_recall: IndexRecall = lambda version: None
+) -> dict[str, Any]:
+    """Compare, choose, gate; return the verdict, a table of metrics, and what is worth an alert.
+
+    `index_recall` measures the item index of a version; None for one that is searched exactly.
+    """
     tracking = Tracking(site)
     versions = tracking.versions()
     challengers = newest_by_recipe(versions, night, list(site.training.recipes))
@@ -55,12 +54,11 @@ def promote(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
     candidates = [measure(tracking, label(v, challengers), v, held_out, ks) for v in challengers]
     state = newest_state(before, versions, night) if before else None
     standing = measure(tracking, "champion", state, held_out, ks) if state else None
-    choice, gate = halves(candidates[0].outcomes)
-    metric = site.training.champion_metric
-    best = max(candidates, key=lambda c: c.outcomes.of_visitors(choice).means().get(metric, 0.0))
-    verdict = judge(best, standing, gate, metric)
-    mark(tracking, best.version if verdict["promoted"] else None, night)
-    verdict |= move_alias(tracking, verdict, best.version, before, night)
+    best, decision = decide(site, candidates, standing, index_recall)
+    verdict = decision.as_facts()
+    mark(tracking, best.version if decision.promoted else None, night)
+    overruled = move_alias(tracking, verdict, best.version, before, night)
+    verdict |= overruled
     log.info("%s", verdict["reason"])
     order = shuffle_test(tracking.load(best.version), held_out.sessions, max(ks))
     log.info("%s", order.sentence(best.label))
@@ -70,18 +68,81 @@ def promote(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
     text = comparison_text(table, main_headings(max(ks)))
     log.info("%s", text)
     tracking.client.log_text(run_id, text, "comparison.txt")
-    tracking.log_metrics(run_id, metrics)
-    for name, value in (verdict | {"challenger_run": best.version.run_id}).items():
-        tracking.client.set_tag(run_id, f"gate.{name}", "" if value is None else str(value))
+    tell_versions(tracking, challengers, best, verdict, decision.numbers())
+    below = below_baselines(site, candidates, best if decision.promoted else standing)
+    tracking.log_metrics(run_id, metrics | decision.numbers() | ({BELOW: below[1]} if below else {}))
+    tell_run(tracking, run_id, verdict | {"challenger_run": best.version.run_id})
     keep_comparison(site, tracking, night)
+    alerts = alert_below(site, tracking, night, below) if below and not overruled else []
     return {
         "run_id": run_id,
         "model_version": number(best.version),
         "challenger": best.label,
         **verdict,
+        "alerts": alerts,
         "metrics": metrics,
         "comparison": table,
     }
+
+
+def tell_versions(
+    tracking: Tracking,
+    versions: Sequence[ModelVersion],
+    best: Candidate,
+    verdict: Mapping[str, Any],
+    numbers: Mapping[str, float],
+) -> None:
+    """Say on each of the night's versions and their runs what became of it, and why."""
+    other = {"promoted": False, "reason": f"{best.name} was the challenger of the night"}
+    for version in versions:
+        is_best = number(version) == number(best.version)
+        told = {name: in_tag(value) for name, value in (verdict if is_best else other).items()}
+        stale = {name.removeprefix("gate.") for name in version.tags if name.startswith("gate.")} - set(told)
+        for name, value in (dict.fromkeys(stale, "") | told).items():
+            tracking.client.set_model_version_tag(tracking.model_name, str(version.version), f"gate.{name}", value)
+        if version.run_id:
+            tell_run(tracking, version.run_id, dict.fromkeys(stale, "") | told)
+    if best.version.run_id:
+        tracking.log_metrics(best.version.run_id, numbers)
+
+
+def tell_run(tracking: Tracking, run_id: str, facts: Mapping[str, Any]) -> None:
+    """Say on a run what the gate decided."""
+    tags = [RunTag(f"gate.{name}", in_tag(value)) for name, value in facts.items()]
+    tracking.client.log_batch(run_id, tags=tags)
+
+
+def in_tag(value: Any) -> str:
+    """A fact as MLflow's tags hold it."""
+    return "" if value is None else json.dumps(value) if isinstance(value, list) else str(value)
+
+
+def alert_below(site: TrainingSite, tracking: Tracking, night: date, below: tuple[Candidate, float]) -> list[str]:
+    """One sentence if the champion was below the best baseline for too many compared days in a row."""
+    baseline, difference = below
+    days = days_below(tracking, night, difference)
+    if days < site.training.gate.days_below_baseline:
+        return []
+    return [
+        f"{site.name}: the champion was below the best baseline on {days} compared days in a row, on {night} by "
+        f"{-difference:.4f} in {site.training.champion_metric} (the baseline is {baseline.name})"
+    ]
+
+
+def days_below(tracking: Tracking, night: date, difference: float) -> int:
+    """How many compared nights in a row, up to this one, the champion was below the best baseline."""
+    if difference >= 0:
+        return 0
+    runs = tracking.client.search_runs(
+        [tracking.experiment_id],
+        "tags.kind = 'night'",
+        order_by=["tags.night DESC"],
+        max_results=MOST_NIGHTS,
+    )
+    values = {run.data.tags["night"]: run.data.metrics[BELOW] for run in runs if BELOW in run.data.metrics}
+    earlier = sorted((told for told in values if told < str(night)), reverse=True)
+    above = (place for place, told in enumerate(earlier) if values[told] >= 0)
+    return 1 + next(above, len(earlier))
 
 
 def keep_comparison(site: TrainingSite, tracking: Tracking, night: date) -> None:
@@ -148,6 +209,8 @@ def move_alias(
     champion = winner if verdict["promoted"] else before
     if champion is not None:
         tracking.set_alias("champion", number(champion))
+    elif named is not None:  # this night's own, before it was run again
+        tracking.client.delete_registered_model_alias(tracking.model_name, "champion")
     return {}
 
 
@@ -155,36 +218,9 @@ def measure(
     tracking: Tracking, label: str, version: ModelVersion, held_out: HeldOutDay, ks: Sequence[int]
 ) -> Candidate:
     """Test a version on the day."""
-    return Candidate(label, version, measure_bundle(tracking.load(version), held_out, ks))
-
-
-def halves(outcomes: Outcomes) -> tuple[pl.Series, pl.Series]:
-    """The day's visitors in two halves, by a hash that has nothing to do with buckets."""
-    visitors = outcomes.rows.select(pl.col("visitor").unique().sort())
-    is_first = sha256(pl.concat_str([pl.lit("gate:"), pl.col("visitor")])).str.slice(0, 1).is_in(list("01234567"))
-    marked = visitors.with_columns(is_first=is_first)
-    return marked.filter("is_first")["visitor"], marked.filter(~pl.col("is_first"))["visitor"]
-
-
-def judge(best: Candidate, standing: Candidate | None, gate: pl.Series, metric: str) -> dict[str, Any]:
-    """Whether the challenger takes over, and the sentence that says why."""
-    ours = best.outcomes.of_visitors(gate)
-    name = f"{best.label} (version {best.version.version})"
-    if standing is None:
-        value = ours.means().get(metric)
-        figure = f"{metric} {value:.4f}" if value is not None else f"nothing on the day to measure {metric} on"
-        reason = f"{name} is the first champion: {figure}"
-        return {"promoted": True, "reason": reason, "difference": None, "interval": None, "p_value": None}
-    difference, low, high, p_value = paired_difference(ours, standing.outcomes.of_visitors(gate), metric)
-    num_visitors = ours.rows.filter(pl.col("protocol") == metric.split("/")[0]).height
-    interval = f"95 % interval {low:+.4f} to {high:+.4f}, p {p_value:.4f}"
-    figures = f"{metric} {difference:+.4f}, {interval}, {num_visitors} visitors"
-    if difference > 0:
-        reason = f"{name} takes over from version {standing.version.version}: {figures}"
-    else:
-        reason = f"version {standing.version.version} stays champion; {name} is not better: {figures}"
-    told = {"difference": difference, "interval": [low, high], "p_value": p_value}
-    return {"promoted": difference > 0, "reason": reason, **told}
+    bundle = tracking.load(version)
+    is_baseline = not isinstance(bundle.recipe, SequenceRecipe)
+    return Candidate(label, version, measure_bundle(bundle, held_out, ks), is_baseline)
 
 
 def comparison(candidates: list[Candidate]) -> list[dict[str, Any]]:

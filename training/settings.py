@@ -13,6 +13,19 @@ from training.recipes import SequenceRecipe, find_recipe
 DEFAULT_RECIPES = ("gru", "popularity", "recent_popularity")
 
 
+class Gate(Section):
+    """When a night's challenger takes over from the champion (docs/evaluation.md)."""
+
+    margin: float = Field(default=0.0, ge=0, lt=1)
+    """The loss in the champion metric that the 95 % interval must exclude, as a share of the champion's value.
+
+    0 asks for a gain: the interval lies above 0."""
+    list_loss: float = Field(default=0.0, ge=0, lt=1)
+    """Largest loss in the lists' any_recall that the data may show for sure, as a share of the champion's value."""
+    days_below_baseline: PositiveInt = 3
+    """An alert is raised when the champion was below the best baseline on so many compared days in a row."""
+
+
 class Training(Section):
     """What is trained each night and what wins."""
 
@@ -20,6 +33,7 @@ class Training(Section):
     """Recipe name -> overrides of its fields."""
     champion_metric: str = "all/next_mrr_at_20"
     """The metric that chooses and gates; of the protocols `all` or `warm`."""
+    gate: Gate = Gate()
     refit: Literal["warm", "none"] = "warm"
     """`warm`: the champion learns one more pass through the newest day. `none`: it is exported as trained."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)

@@ -1,6 +1,9 @@
 """Promotion night by night. How good each recipe is on the day is told, so that only the decision is tested."""
 
+import dataclasses
+import json
 import shutil
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -13,8 +16,9 @@ from training import promote as promoting
 from training.difference import Difference
 from training.measure import HeldOutDay
 from training.order import ShuffleTest
-from training.outcomes import Outcomes
+from training.outcomes import Outcomes, merge
 from training.promote import promote
+from training.recipes import PopularityRecipe, Recipe, SequenceRecipe
 from training.refit import champion_of, standing_champion
 from training.report import comparison_text, main_headings
 from training.tracking import Tracking, data_through, newest
@@ -23,6 +27,18 @@ FIRST = date(2026, 3, 4)
 METRIC = "next_mrr_at_20"
 NO_ROWS = HeldOutDay(FIRST, *[pl.DataFrame()] * 4)
 ORDER = ShuffleTest(20, 0.3, 0.2, Difference(0.1, 0.05, 0.15, 0.001), 120)
+
+
+@dataclass
+class Loaded:
+    """What stands for a bundle."""
+
+    version: ModelVersion
+    recipe: Recipe = field(default_factory=PopularityRecipe)
+
+    def __post_init__(self) -> None:
+        if self.version.tags["recipe"] == "gru":
+            self.recipe = SequenceRecipe()
 
 
 def outcomes(value: float, num_visitors: int = 60) -> Outcomes:
@@ -46,18 +62,22 @@ class Nights:
         self.shop = shop
         self.tracking = Tracking(shop.site)
         self.values: dict[str, float] = {}
+        self.lists: dict[str, Outcomes] = {}
+        self.index_recall: float | None = None
         self.num_visitors = 60
         self.measured: list[tuple[str, date]] = []
-        monkeypatch.setattr(Tracking, "load", lambda self, version: version)
+        monkeypatch.setattr(Tracking, "load", lambda self, version: Loaded(version))
         monkeypatch.setattr(promoting, "read_held_out_day", lambda site, store, day: NO_ROWS._replace(day=day))
         monkeypatch.setattr(promoting, "measure_bundle", self.measure)
         monkeypatch.setattr(promoting, "shuffle_test", lambda *_: ORDER)
         self.tracking.client.create_registered_model(self.tracking.model_name)
 
-    def measure(self, version: ModelVersion, held_out: HeldOutDay, ks) -> Outcomes:
-        assert data_through(version) < held_out.day
-        self.measured.append((version.tags["recipe"], data_through(version)))
-        return outcomes(self.values[version.tags["recipe"]], self.num_visitors)
+    def measure(self, bundle: Loaded, held_out: HeldOutDay, ks) -> Outcomes:
+        recipe, through = bundle.version.tags["recipe"], data_through(bundle.version)
+        assert through < held_out.day
+        self.measured.append((recipe, through))
+        told = outcomes(self.values[recipe], self.num_visitors)
+        return merge([told, self.lists[recipe]]) if recipe in self.lists else told
 
     def register(self, night: date, recipe: str, kind: str = "train", **tags: str) -> int:
         """A version without a model."""
@@ -76,7 +96,15 @@ class Nights:
 
     def promote(self, night: date, **values: float) -> dict[str, object]:
         self.values |= values
-        return promote(self.shop.site, self.shop.store, night)
+        return promote(self.shop.site, self.shop.store, night, lambda version: self.index_recall)
+
+    def two_nights(self, gate: dict[str, float] | None = None, **values: float) -> dict[str, object]:
+        """The verdict of a night in which gru challenges popularity, the champion."""
+        self.shop = dataclasses.replace(self.shop, site=self.shop.with_changes(training={"gate": gate or {}}))
+        self.register(FIRST, "popularity")
+        self.promote(FIRST, **values)
+        self.register(FIRST + timedelta(days=1), "gru")
+        return self.promote(FIRST + timedelta(days=1))
 
     def champion(self) -> int | None:
         version = self.tracking.champion()
@@ -116,7 +144,7 @@ def test_a_better_challenger_takes_over_and_a_worse_one_does_not(nights):
     assert verdict["promoted"] is False
     assert verdict["model_version"] == 2
     assert verdict["reason"].startswith(
-        "version 1 stays champion; gru (version 2) is not better: all/next_mrr_at_20 -0.1"
+        "version 1 stays champion; gru (version 2) is not shown to be better: all/next_mrr_at_20 -0.1"
     )
     assert verdict["difference"] == pytest.approx(-0.1)
     assert verdict["p_value"] == 0.0001
@@ -136,6 +164,149 @@ def test_an_equal_challenger_does_not_take_over(nights):
     verdict = nights.promote(FIRST + timedelta(days=1), gru=0.2)
     assert (verdict["promoted"], verdict["difference"], verdict["interval"]) == (False, 0, [0, 0])
     assert verdict["p_value"] == 1
+
+
+def spread(value: float, num_visitors: int = 60) -> Outcomes:
+    """Visitors who differ so much that nothing small can be shown."""
+    told = outcomes(0, num_visitors)
+    values = [2 * value + (0.4 if n % 2 else -0.4) * (1 if n % 4 < 2 else -1) for n in range(num_visitors)]
+    return Outcomes(told.rows.with_columns(pl.Series(METRIC, values)), told.metrics)
+
+
+def test_a_gain_must_be_shown_and_not_only_found(nights, monkeypatch):
+    nights.register(FIRST, "popularity")
+    nights.promote(FIRST, popularity=0.2)
+    nights.register(FIRST + timedelta(days=1), "gru")
+    told = {"popularity": outcomes(0.2), "gru": spread(0.21)}
+    monkeypatch.setattr(promoting, "measure_bundle", lambda bundle, *_: told[bundle.version.tags["recipe"]])
+    verdict = nights.promote(FIRST + timedelta(days=1))
+    low, high = verdict["interval"]
+    assert low < 0 < high
+    assert verdict["promoted"] is False
+    assert "is not shown to be better" in verdict["reason"]
+
+
+@pytest.mark.parametrize(
+    ("margin", "gru", "promoted"),
+    [(0.0, 0.2, False), (0.0, 0.21, True), (0.1, 0.2, True), (0.1, 0.19, True), (0.1, 0.17, False)],
+    ids=lambda told: str(told),
+)
+def test_a_margin_lets_pass_what_surely_loses_no_more(nights, margin, gru, promoted):
+    verdict = nights.two_nights({"margin": margin}, popularity=0.2, gru=gru)
+    assert verdict["promoted"] is promoted
+    assert verdict["margin"] == margin
+    assert nights.champion() == (2 if promoted else 1)
+    if margin and not promoted:
+        assert "gru (version 2) may lose more than 0.1 of its value: all/next_mrr_at_20 -0.03" in verdict["reason"]
+
+
+def lists(recall: float = 0.3, num_visitors: int = 60, **figures: float) -> Outcomes:
+    """Outcomes of the lists of the evening before."""
+    rows = pl.DataFrame(
+        {
+            "visitor": [f"v{n}" for n in range(num_visitors)],
+            "num_targets": [1] * num_visitors,
+            "num_cold": [0] * num_visitors,
+            "any_recall_at_20": [recall + 0.01 * (n % 2) for n in range(num_visitors)],
+            "protocol": ["list"] * num_visitors,
+        }
+    )
+    told = {"num_items": 100.0, "gini": 0.5, "fallback_share": 0.1} | figures
+    return Outcomes(rows, ("any_recall_at_20",), {f"list/{name}_at_20": value for name, value in told.items()})
+
+
+@pytest.mark.parametrize(
+    ("figures", "broken", "told"),
+    [
+        ({"num_items": 49.0}, "coverage_kept", "is 0.49, allowed is at least 0.5"),
+        ({"gini": 0.8}, "evenness_kept", "is 0.4, allowed is at least 0.5"),
+        ({"fallback_share": 0.6}, "fallback_share", "is 0.6, allowed is at most 0.5"),
+        ({"recall": 0.2}, "list_kept", "allowed is at least 0"),
+        ({}, "index_recall", "is 0.9, allowed is at least 0.99"),
+    ],
+    ids=["coverage", "evenness", "fallback", "lists", "index"],
+)
+def test_a_better_challenger_that_breaks_a_guard_does_not_take_over(nights, figures, broken, told):
+    nights.lists = {"popularity": lists(), "gru": lists(**figures)}
+    nights.register(FIRST, "popularity")
+    nights.promote(FIRST, popularity=0.2)
+    nights.index_recall = 0.9 if broken == "index_recall" else None
+    second = FIRST + timedelta(days=1)
+    nights.register(second, "gru")
+    verdict = nights.promote(second, gru=0.3)
+    assert verdict["promoted"] is False
+    assert nights.champion() == 1
+    assert verdict["reason"].startswith(f"version 1 stays champion; gru (version 2) broke a guard: {broken} (")
+    assert told in verdict["reason"]
+    assert [guard["name"] for guard in verdict["guards"] if not guard["held"]] == [broken]
+    nights.lists["gru"], nights.index_recall = lists(), 0.995
+    verdict = nights.promote(second)
+    assert verdict["promoted"] is True
+    assert {guard["name"] for guard in verdict["guards"]} >= {"coverage_kept", "evenness_kept", "fallback_share"}
+
+
+def test_the_first_champion_is_the_best_that_holds_the_guards(nights):
+    nights.register(FIRST, "gru")
+    nights.register(FIRST, "popularity")
+    nights.lists = {"gru": lists(fallback_share=0.7), "popularity": lists()}
+    verdict = nights.promote(FIRST, gru=0.3, popularity=0.2)
+    assert nights.champion() == 2
+    assert verdict["reason"].startswith("popularity (version 2) is the first champion: all/next_mrr_at_20 0.2")
+    assert "gru (version 1): fallback_share" in verdict["reason"]
+    nights.lists["popularity"] = lists(fallback_share=0.7)
+    again = nights.promote(FIRST)
+    assert again["promoted"] is False
+    assert again["reason"].startswith("there is no champion: each model broke a guard. gru (version 1)")
+    assert nights.champion() is None
+
+
+def test_decision_numbers_and_reason_stand_on_versions_and_runs(nights):
+    nights.lists = {"popularity": lists(), "gru": lists()}
+    nights.register(FIRST, "popularity")
+    nights.promote(FIRST, popularity=0.2)
+    second = FIRST + timedelta(days=1)
+    nights.register(second, "popularity")
+    nights.register(second, "gru")
+    verdict = nights.promote(second, gru=0.3)
+    popularity, gru = (nights.tracking.client.get_model_version("nightjar-small", n) for n in ("2", "3"))
+    assert gru.tags["gate.promoted"] == "True"
+    assert gru.tags["gate.reason"] == verdict["reason"]
+    assert float(gru.tags["gate.difference"]) == pytest.approx(0.1)
+    assert json.loads(gru.tags["gate.guards"]) == verdict["guards"]
+    assert popularity.tags["gate.promoted"] == "False"
+    assert popularity.tags["gate.reason"] == "gru (version 3) was the challenger of the night"
+    run = nights.tracking.client.get_run(verdict["run_id"])
+    assert run.data.tags["gate.guards"] == gru.tags["gate.guards"]
+    assert run.data.metrics["gate/difference"] == pytest.approx(0.1)
+    assert run.data.metrics["gate/low"] > 0
+    assert run.data.metrics["gate/coverage_kept"] == 1
+    nights.promote(second, gru=0.1)  # the other one is the challenger now
+    gru = nights.tracking.client.get_model_version("nightjar-small", "3")
+    assert (gru.tags["gate.promoted"], gru.tags["gate.difference"]) == ("False", "")
+
+
+def test_a_champion_below_the_best_baseline_for_days_raises_an_alert(nights):
+    nights.register(FIRST, "gru")
+    assert nights.promote(FIRST, gru=0.3)["alerts"] == [], "no baseline beside it"
+    told = {}
+    for n, value in enumerate((0.301, 0.301, 0.2, 0.301, 0.301, 0.301, 0.301), 1):
+        night = FIRST + timedelta(days=n)
+        nights.register(night, "popularity")
+        nights.lists = {"popularity": lists(num_items=1.0), "gru": lists()}  # a guard keeps it from taking over
+        told[n] = nights.promote(night, popularity=value)["alerts"]
+    assert [n for n, alerts in told.items() if alerts] == [6, 7]
+    assert told[6] == [
+        "small: the champion was below the best baseline on 3 compared days in a row, on 2026-03-10 by 0.0010 in "
+        "all/next_mrr_at_20 (the baseline is popularity (version 7))"
+    ]
+    assert nights.promote(FIRST + timedelta(days=6))["alerts"], "an earlier night that is run again is judged as then"
+
+
+def test_a_baseline_that_is_champion_is_not_below_itself(nights):
+    for n in range(4):
+        nights.register(FIRST + timedelta(days=n), "popularity")
+        verdict = nights.promote(FIRST + timedelta(days=n), popularity=0.2 + 0.0001 * n)
+    assert verdict["alerts"] == []
 
 
 def test_equal_challengers_go_by_the_order_of_the_site_file(nights):
