@@ -29,7 +29,7 @@ from pipeline.dates import days_between
 from pipeline.durations import format_duration
 from pipeline.errors import ConfigurationError, NightjarError, RetryableError
 from pipeline.site_file import load_site
-from training.settings import TrainingSite
+from serving_export.settings import ExportSite
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,7 +41,7 @@ log = logging.getLogger("nightjar")
 MOST_ROWS, MOST_LETTERS = 20, 100
 
 
-class Site(TrainingSite):
+class Site(ExportSite):
     """A whole site file: every folder's section."""
 
     schedule: Schedule = Schedule()
@@ -156,8 +156,16 @@ def export(site: Site, store: "Store", day: date) -> dict[str, Any]:
     return export(site, store, day)
 
 
+def drift(site: Site, store: "Store", day: date) -> dict[str, Any]:
+    """The day is held against the days before it, and its lists against the last ones."""
+    from serving_export.drift import drift
+
+    return drift(site, store, day)
+
+
 DATA_STEPS: dict[str, Step] = {"ingest": ingest, "sessionize": sessionize, "validate": validate}
-STEPS: dict[str, Step] = DATA_STEPS | {"features": features, "promote": promote, "refit": refit, "export": export}
+AFTER_TRAINING: dict[str, Step] = {"promote": promote, "refit": refit, "export": export, "drift": drift}
+STEPS: dict[str, Step] = DATA_STEPS | {"features": features} | AFTER_TRAINING
 
 
 def add_step(name: str, step: Step) -> None:
@@ -338,7 +346,7 @@ def run_model_steps(site: Site, day: date) -> None:
     run_step("features", site, day, features)
     for recipe in site.training.recipes:
         run_train(site, day, recipe)
-    for name, step in (("promote", promote), ("refit", refit), ("export", export)):
+    for name, step in AFTER_TRAINING.items():
         run_step(name, site, day, step)
 
 
@@ -689,10 +697,10 @@ def store_tables(site: Site) -> "list[Table]":
     """The tables with partitions."""
     from features.tables import SEQUENCES, VOCABULARY
     from pipeline.tables import DAYS, FILES, ITEMS, OPEN_SESSIONS, REJECTED, events_table, sessions_table
-    from serving_export.tables import LIST_CHECKS, RECOMMENDATIONS, TRIGGERS
+    from serving_export.tables import DRIFT, LIST_CHECKS, RECOMMENDATIONS, TRIGGERS
 
     of_site = [events_table(site.source.context), sessions_table(site.source.context)]
-    of_lists = [RECOMMENDATIONS, TRIGGERS, LIST_CHECKS]
+    of_lists = [RECOMMENDATIONS, TRIGGERS, LIST_CHECKS, DRIFT]
     return [*of_site, REJECTED, FILES, DAYS, ITEMS, OPEN_SESSIONS, VOCABULARY, SEQUENCES, *of_lists]
 
 

@@ -365,4 +365,4 @@ class PipelineSite(Section):
         return path if "://" in path else str(self.home / path)
 
 
-StepName = Literal["ingest", "sessionize", "validate", "features", "train", "promote", "refit", "export"]
+StepName = Literal["ingest", "sessionize", "validate", "features", "train", "promote", "refit", "export", "drift"]

@@ -1,6 +1,6 @@
 """The report of a day for people: one HTML page that opens offline.
 
-Reads   `days`, `rejected`, the night's runs in MLflow, the day's release and `list_checks`, `events`, `items`
+Reads   `days`, `rejected`, the night's runs in MLflow, the day's release, `list_checks` and `drift`, `events`, `items`
 Writes  reports/report-SITE-DAY.html
 
 What a day does not have is said, not left out: a page can be written after any step. It shows ten users' histories, so
@@ -30,17 +30,20 @@ from pipeline.measures import trailing_days, usual_volume
 from pipeline.pages import render, write_page
 from pipeline.publish import Store
 from pipeline.tables import REJECTED, events_table
+from serving_export.drift import MEASURES
+from serving_export.drift_picture import drift_picture
 from serving_export.history import releases
 from serving_export.quality import RULES
 from serving_export.reader import Recommendations
 from serving_export.report_pictures import popularity_of_lists, share_of_items
-from serving_export.tables import LIST_CHECKS
+from serving_export.tables import DRIFT, LIST_CHECKS
 from training import compare
 from training.gate import GUARDS
 from training.settings import TrainingSite
 from training.tracking import Tracking
 
 PAGE = Path(__file__).parent / "report.html"
+NUM_DRIFT_DAYS = 28
 NUM_DAYS, NUM_USERS, NUM_EVENTS, NUM_ITEMS = 7, 10, 8, 8
 SHOWN_ITEMS = ("coverage", "gini", "mean_popularity", "novelty")
 """What lists show, beside hits: names of metrics."""
@@ -68,6 +71,7 @@ def write_report(site: TrainingSite, store: Store, day: date) -> Path:
         **of_data(store, days, day),
         **of_models(site, day),
         **of_lists(site, store, lists, day),
+        **of_drift(store, day),
         users=[] if lists is None else some_users(site, store, lists, day),
     )
     return write_page(report_pages(site) / f"report-{site.name}-{day}.html", page)
@@ -150,6 +154,27 @@ def of_lists(site: TrainingSite, store: Store, lists: Recommendations | None, da
         "figures": {"headings": ["channel", *FIGURES.values()], "rows": rows},
         "list_pictures": in_page(pictures),
     }
+
+
+def of_drift(store: Store, day: date) -> dict[str, Any]:
+    """How the day differed from the days before it, and how that went."""
+    rows = store.scan(DRIFT).filter(pl.col("event_date") <= day).collect()
+    order = {measure: place for place, measure in enumerate(MEASURES)}
+    today = sorted(
+        rows.filter(pl.col("event_date") == day).iter_rows(named=True),
+        key=lambda row: (order.get(row["measure"], 99), row["part"]),
+    )
+    first = day - (NUM_DRIFT_DAYS - 1) * ONE_DAY
+    pictures = {"Drift over the last days": drift_picture(rows, first, day)} if today else {}
+    return {"drift": [drift_row(row) for row in today], "drift_picture": in_page(pictures)}
+
+
+def drift_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A measure of drift for people."""
+    numbers = {name: "" if row[name] is None else show_number(row[name]) for name in ("value", "usual")}
+    limits = [(words, row[name]) for words, name in (("at least", "low"), ("at most", "high")) if row[name] is not None]
+    told = {"what": MEASURES.get(row["measure"], ""), "allowed": " ".join(f"{w} {show_number(v)}" for w, v in limits)}
+    return dict(row) | numbers | told | {"is_measured": row["value"] is not None}
 
 
 def check_row(row: Mapping[str, Any], promises: Mapping[str, str] = RULES) -> dict[str, Any]:

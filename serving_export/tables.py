@@ -75,3 +75,22 @@ LIST_CHECKS = Table(
     ("data_through",),
     ("channel", "rule"),
 )
+
+DRIFT = Table(
+    "drift",
+    "one row per day, measure and part: how unlike the days before it a day was",
+    {
+        "event_date": pl.Date,
+        "measure": pl.String,
+        "part": pl.String,
+        "value": pl.Float64,
+        "usual": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "held": pl.Boolean,
+        "compared_with": pl.String,
+        "note": pl.String,
+    },
+    ("event_date",),
+    ("measure", "part"),
+)

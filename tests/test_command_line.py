@@ -14,7 +14,7 @@ from serving_export.tables import RECOMMENDATIONS
 
 HERE = Path(__file__).parents[1]
 EXECUTABLE = Path(sys.executable).with_name("nightjar")
-STEPS = ["ingest", "sessionize", "validate", "features", "train", "promote", "refit", "export"]
+STEPS = ["ingest", "sessionize", "validate", "features", "train", "promote", "refit", "export", "drift"]
 CARE = ["rejected", "days", "compact", "vacuum", "forget"]
 COMMANDS = [
     *STEPS,

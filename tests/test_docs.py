@@ -9,7 +9,7 @@ from features.tables import SEQUENCES, VOCABULARY
 from pipeline import tables
 from pipeline.settings import REASONS
 from serving_export.quality import RULES
-from serving_export.tables import LIST_CHECKS, POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, TRIGGERS
+from serving_export.tables import DRIFT, LIST_CHECKS, POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, TRIGGERS
 from training.export_settings import Checks
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +30,7 @@ DECLARED = [
     POPULAR_ITEMS,
     TRIGGERS,
     LIST_CHECKS,
+    DRIFT,
 ]
 
 

@@ -72,9 +72,9 @@ def test_one_command_takes_raw_logs_to_lists(whole_way):
     assert "Traceback" not in err
     lines = [json.loads(line) for line in out.splitlines()]  # stdout holds nothing else
     data_steps = [step for step in ("ingest", "sessionize", "validate") for _ in range(3)]
-    model_steps = ["features", "train", "train", "promote", "refit", "export"]
+    model_steps = ["features", "train", "train", "promote", "refit", "export", "drift"]
     assert [line["step"] for line in lines] == data_steps + model_steps
-    assert all(line["date"] == "2026-03-03" and line["site"] == "small" for line in lines[-6:])
+    assert all(line["date"] == "2026-03-03" and line["site"] == "small" for line in lines[-7:])
     of_model = {line["step"]: line for line in lines if "model_version" in line}
     assert all(type(line["model_version"]) is int for line in of_model.values())
     assert all(line["metrics"]["all/next_mrr_at_20"] > 0 for line in (of_model["train"], of_model["promote"]))
@@ -147,7 +147,7 @@ def test_every_night_of_a_range_that_has_a_window_ends_with_a_release(fresh_shop
     code, out, err = command(fresh_shop.home, "run", "--site", fresh_shop.file, *days, "--every-night")
     assert code == 0, err
     data_steps = ["ingest", "sessionize", "validate"]
-    model_steps = ["features", "train", "promote", "refit", "export"]
+    model_steps = ["features", "train", "promote", "refit", "export", "drift"]
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["step"] for line in lines] == [*data_steps * 3, *model_steps], "two days make the shortest window"
     assert {line["date"] for line in lines[-5:]} == {"2026-03-03"}

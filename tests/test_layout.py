@@ -48,6 +48,7 @@ def test_settings_and_the_command_line_import_nothing_heavy():
         "pipeline.site_file",
         "features.settings",
         "training.settings",
+        "serving_export.settings",
         "dags.settings",
         "nightjar",
     )

@@ -47,8 +47,8 @@ def night_note(site: TrainingSite, night: date) -> str:
 Night **{night}** of {site.name}: models that have seen no event of that day, tested on its sessions.
 
 *Artifacts*: `compare.html` (download it; it opens offline), `pictures`, `comparison.txt` (what the gate saw) and
-`data_docs` (what validation saw). *Tags*: `gate.reason` says who is champion and why, `gate.guards` what else was asked. The metrics are the
-challenger's; `gate/…` is how it stood against the champion.
+`data_docs` (what validation saw). *Tags*: `gate.reason` says who is champion and why, `gate.guards` what else was
+asked. The metrics are the challenger's; `gate/…` is how it stood against the champion, `drift/…` how the day differed.
 The models are the runs below this one.
 """
 

@@ -140,6 +140,11 @@ def test_lists_are_held_against_all_that_a_user_did(scripted):
     assert means["list/num_targets"] == 2
     assert means["list/any_recall_at_1"] == pytest.approx((1 / 3 + 0) / 2)
     assert means["list/any_recall_at_2"] == pytest.approx((2 / 3 + 0) / 2)
+    assert outcomes.whole == {
+        "list/num_items_at_2": 2,
+        "list/gini_at_2": pytest.approx(1 / 3),
+        "list/fallback_share_at_2": 1 / 2,
+    }
     seen = pl.DataFrame({"user_id": ["u", "w"], "item_id": ["b", "c"]})
     without_b = evaluate_lists(scripted(SCORES), histories, seen, truths, (1,)).means()
     assert without_b["list/any_recall_at_1"] == pytest.approx((1 / 3 + 0) / 2), "c moves up to the place of b"
