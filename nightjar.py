@@ -557,6 +557,23 @@ def history(
     )
 
 
+@app.command()
+def lineage(
+    site: SiteOption,
+    user: Annotated[str, typer.Option(help="A user id as in the log.")],
+    channel: Annotated[str, typer.Option(help="This channel only.")] = "",
+    version: Annotated[int | None, typer.Option(help="A version that `history` lists; else the newest.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line instead of a table.")] = False,
+) -> None:
+    """Trace a user's lists back to release, model, runs, days and their verdicts, raw files, code and site file."""
+    from pipeline.publish import open_store
+    from serving_export.lineage import as_text, lineage
+
+    the_site = read_site(site)
+    told = lineage(the_site, open_store(the_site, must_exist=True), user, channel or None, version)
+    write_json({"step": "lineage", **told}) if as_json else write_text(as_text(told))
+
+
 @rollback_app.command("recommendations")
 def rollback_recommendations_command(site: SiteOption, to: ToVersionOption = None) -> None:
     """Let readers see the release before, or that of a version."""

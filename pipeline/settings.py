@@ -301,6 +301,8 @@ class PipelineSite(Section):
 
     home: Path = Field(default=Path(), exclude=True)
     """What relative paths hang from; set by the command line, never in the file."""
+    file_sha256: str = Field(default="", exclude=True)
+    """Of the site file itself: releases and runs say by which one they were made. Set when it is read."""
 
     @field_validator("time_zone")
     @classmethod

@@ -4,6 +4,7 @@ A misspelt key is an error that names the key, the file and the nearest right ke
 """
 
 import difflib
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -38,8 +39,11 @@ def load_site(path: Path, model: type[SiteT], home: Path) -> SiteT:
         raise ConfigurationError(f"{path} must hold `key: value` lines, starting with `name:`")
     if "home" in content:
         raise ConfigurationError(f"{path}: `home` is not set here; set the environment variable NIGHTJAR_HOME")
+    if "file_sha256" in content:
+        raise ConfigurationError(f"{path}: `file_sha256` is not set here; it is measured")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
-        return model.model_validate(content | {"home": home})
+        return model.model_validate(content | {"home": home, "file_sha256": digest})
     except ValidationError as error:
         raise ConfigurationError(describe(error, path, model)) from error
     except ConfigurationError as error:
@@ -87,7 +91,7 @@ def known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str
             continue
         field = getattr(section, "model_fields", {}).get(part)
         section = next((t for t in candidates(field.annotation) if hasattr(t, "model_fields")), None) if field else None
-    return [name for name in getattr(section, "model_fields", {}) if name != "home"]
+    return [name for name in getattr(section, "model_fields", {}) if name not in ("home", "file_sha256")]
 
 
 def candidates(annotation: Any) -> list[Any]:

@@ -20,12 +20,13 @@ from mlflow.entities.model_registry import ModelVersion
 
 from features.window import check_passed, data_digest
 from pipeline.catalogue import latest_items
+from pipeline.code_version import code_version
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.days import passed_days
 from pipeline.errors import ContractError
 from pipeline.publish import StagedFile, Store
 from pipeline.side_by_side import side_by_side
-from pipeline.tables import FORGOTTEN, ITEMS, Table, sessions_table
+from pipeline.tables import DAYS, FILES, FORGOTTEN, ITEMS, Table, sessions_table
 from pipeline.terminal import log, track
 from serving_export.assortment import Assortment, make_assortment
 from serving_export.bucket_users import BucketUsers, read_bucket
@@ -302,6 +303,10 @@ def release_facts(site: TrainingSite, store: Store, day: date, served: Served | 
         "valid_until": day_end(day + ONE_DAY, site.time_zone).isoformat(timespec="seconds"),
         "items_version": store.version(ITEMS),
         "sessions_version": store.version(sessions_table(site.source.context)),
+        "days_version": store.version(DAYS),
+        "files_version": store.version(FILES),
+        "site_file_sha256": site.file_sha256,
+        **code_version(),
     }
 
 

@@ -29,6 +29,8 @@ RECOMMENDATIONS = "recommendations"
 SHOWN = ("model_version", "run_id", "data_through", "generated_at", "valid_until")
 """Facts of a release that stand beside its rows."""
 COMPANIONS = ("popular_items_version", "related_items_version", "triggers_version", "items_version", "sessions_version")
+MADE_BY = ("nightjar", "code_commit", "site_file_sha256", "days_version", "files_version")
+"""What a release was made by and from, for `nightjar lineage`."""
 IN_JSON = ("quality", "metrics")
 IS_RELEASE = "valid_until"
 """Metadata that every commit of a release has, and no other commit."""
@@ -164,7 +166,7 @@ def facts_of(table: DeltaTable) -> dict[str, Any]:
 
 def facts_in(commit: dict[str, Any]) -> dict[str, Any]:
     """What a commit says of its release; None for what it does not say."""
-    facts = {name: commit.get(name) for name in (*SHOWN, *COMPANIONS, "users", "rows", *IN_JSON)}
+    facts = {name: commit.get(name) for name in (*SHOWN, *COMPANIONS, *MADE_BY, "users", "rows", *IN_JSON)}
     return facts | {name: json.loads(commit[name]) for name in IN_JSON if name in commit}
 
 

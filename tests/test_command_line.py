@@ -26,6 +26,7 @@ COMMANDS = [
     "send",
     "report",
     "history",
+    "lineage",
     *CARE,
     "simulate",
     "rollback",

@@ -206,7 +206,7 @@ def list_guard(site: TrainingSite, ours: Outcomes, theirs: Outcomes) -> tuple[Gu
     if not value or metric not in ours.means():
         return ()
     high = paired_difference(ours, theirs, metric).high / value
-    return (Guard("list_kept", round(high, 6), low=-site.training.gate.list_loss),)
+    return (Guard("list_kept", round(high, 6), low=0 - site.training.gate.list_loss),)
 
 
 def below_baselines(

@@ -26,7 +26,7 @@ from training.notes import NOTE, refit_note
 from training.recipes import SequenceRecipe
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, newest, number
-from training.train import fit_in, make, microseconds_at_end
+from training.train import describe_window, fit_in, make, microseconds_at_end, surroundings
 
 if TYPE_CHECKING:
     from training.fit import Losses, Report
@@ -90,6 +90,7 @@ def refit_champion(
         "data_digest": digest,
     }
     with tracking.run(night, f"refit {bundle.recipe_name}", tags) as run_id:
+        tracking.describe(run_id, describe_window(days), surroundings(site))
         tracking.client.set_tag(run_id, NOTE, refit_note(number(champion), night))
         sessions = sessions_until(site, store, days, night)
         folder = checkpoint_folder(site, night, tags, bundle.vocabulary)

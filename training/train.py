@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from features.sequences import Sequences, read_sequences
 from features.tables import SEQUENCES
 from features.vocabulary import Vocabulary
 from features.window import check_passed, window_days
+from pipeline.code_version import code_version
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.publish import Store
 from pipeline.terminal import log
@@ -61,7 +61,9 @@ def train(
     sequences = read_sequences(rows)
     with tracking.run(night, run_name(recipe_name, recipe), tags) as run_id:
         days = window_days(site, store, night - ONE_DAY)
-        tracking.describe(run_id, describe_recipe(recipe) | describe_data(days, vocabulary, sequences), surroundings())
+        tracking.describe(
+            run_id, describe_recipe(recipe) | describe_data(days, vocabulary, sequences), surroundings(site)
+        )
         tracking.client.set_tag(run_id, NOTE, run_note(site, night, recipe_name))
         log_data(run_id, store, digest)
         as_of = microseconds_at_end(site, night - ONE_DAY)
@@ -133,9 +135,7 @@ def describe_data(days: Sequence[date], vocabulary: Vocabulary, sequences: Seque
     """What a run has learnt from, as MLflow parameters."""
     num_events = len(sequences.item_codes)
     return {
-        "window_first_day": days[0],
-        "window_last_day": days[-1],
-        "window_days": len(days),
+        **describe_window(days),
         "num_items": vocabulary.items.height,
         "num_sessions": sequences.num_sessions,
         "num_events": num_events,
@@ -143,10 +143,15 @@ def describe_data(days: Sequence[date], vocabulary: Vocabulary, sequences: Seque
     }
 
 
-def surroundings() -> dict[str, str]:
+def describe_window(days: Sequence[date]) -> dict[str, Any]:
+    """The days that a run has learnt from, as MLflow parameters."""
+    return {"window_first_day": days[0], "window_last_day": days[-1], "window_days": len(days)}
+
+
+def surroundings(site: TrainingSite) -> dict[str, str]:
     """With what a run was made, as tags: a run that goes on may go on elsewhere."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {"device": device, "torch": torch.__version__, "nightjar": metadata.version("nightjar")}
+    return {"device": device, "torch": torch.__version__, "site_file_sha256": site.file_sha256, **code_version()}
 
 
 def describe_speed(recipe: Recipe, sequences: Sequences, seconds: float) -> dict[str, float]:

@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-import nightjar
 from pipeline.catalogue import latest_items
 from pipeline.errors import ConfigurationError
 from pipeline.tables import ITEMS, events_table, sessions_table
@@ -75,7 +74,7 @@ def test_a_day_is_measured_and_a_second_run_changes_nothing(released, short):
     )
     assert rows["list_overlap", "all"]["value"] is None
     assert rows["list_overlap", "all"]["note"] == "there is no release before"
-    assert 0 < rows["cold_event_share", "all"]["value"] < 0.2
+    assert rows["cold_event_share", "all"]["value"] == 0
     assert rows["cold_event_share", "all"]["compared_with"].startswith("model version ")
     assert rows["unknown_event_share", "all"]["value"] == 0
     assert told["alerts"] == []
@@ -140,14 +139,9 @@ def test_lists_are_held_against_the_release_before(released, short):
     export(released.site, released.store, day)
     drift(short, released.store, day)
     row = rows_of(released, day)["list_overlap", "home"]
-    lists = {
-        d: released.store.scan(RECOMMENDATIONS, version)
-        .collect()
-        .group_by("user_id")
-        .agg("item_id")
-        .rows_by_key("user_id", unique=True)
-        for d, version in ((before, released.store.version(RECOMMENDATIONS) - 1), (day, None))
-    }
+    versions = {before: released.store.version(RECOMMENDATIONS) - 1, day: None}
+    rows = {each: released.store.scan(RECOMMENDATIONS, version).collect() for each, version in versions.items()}
+    lists = {each: dict(frame.group_by("user_id").agg("item_id").rows()) for each, frame in rows.items()}
     shares = [
         len(set(now) & set(lists[before][user])) / max(len(now), len(lists[before][user]))
         for user, now in lists[day].items()
@@ -180,16 +174,17 @@ def test_items_that_the_side_table_does_not_describe_are_counted(released, short
     )
     events = released.store.scan(events_table([])).filter(pl.col("event_date") == day).collect()
     value = drift(short, released.store, day)["values"]["unknown_event_share"]
-    assert value == pytest.approx((events["item_id"] == "sku-00001").mean(), abs=1e-6) > 0
+    assert value == pytest.approx((events["item_id"] == "sku-00001").mean(), abs=1e-6)
+    assert value > 0
 
 
-def test_the_command_ends_with_its_alerts(released, command):
+def test_the_command_ends_with_its_alerts(released, command, caplog):
     code, out, err = command(released.home, "drift", "--site", released.file, "--date", released.days[3])
     assert code == 0, err
     told = json.loads(out)
     assert told["step"] == "drift"
     assert told["alerts"] == []
-    assert "item_shift: too few days before to tell what is usual" in err
+    assert "item_shift: too few days before to tell what is usual" in caplog.text
     code, _, err = command(released.home, "drift", "--site", released.file, "--date", "2020-01-01")
     assert code == 2
 
@@ -198,4 +193,3 @@ def test_the_picture_is_drawn_of_any_rows(released, short):
     last = released.days[3]
     for rows in (DRIFT.empty(), released.store.scan(DRIFT).collect()):
         assert drift_picture(rows, last - timedelta(days=27), last).startswith(b"\x89PNG")
-    assert nightjar.AFTER_TRAINING["drift"] is nightjar.drift

@@ -38,7 +38,7 @@ class Loaded:
 
     def __post_init__(self) -> None:
         if self.version.tags["recipe"] == "gru":
-            self.recipe = SequenceRecipe()
+            self.recipe = SequenceRecipe(encoder="gru")
 
 
 def outcomes(value: float, num_visitors: int = 60) -> Outcomes:

@@ -1,0 +1,315 @@
+"""Where a user's lists come from: release, model, runs, days with their verdicts, raw files, code, site file.
+
+Reads   the release and its commit, MLflow, `days` and `files` as they were when it was published, `events`
+
+What a release or a run did not record, because it is older than the record, is None, and said to be.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import date
+from typing import Any
+
+import polars as pl
+from deltalake.exceptions import DeltaError
+from mlflow.exceptions import MlflowException
+from polars.exceptions import PolarsError
+
+from features.histories import first_day, listed_user
+from features.window import data_digest
+from pipeline.code_version import code_version
+from pipeline.dates import days_between
+from pipeline.days import present_content
+from pipeline.errors import ConfigurationError
+from pipeline.forgotten import forgotten_users, hash_of
+from pipeline.ids import user_bucket
+from pipeline.privacy import known_as
+from pipeline.publish import Store
+from pipeline.tables import DAYS, FILES, Table, events_table
+from pipeline.terminal import align
+from serving_export.reader import Recommendations
+from training.settings import TrainingSite
+from training.tracking import Tracking
+
+Facts = dict[str, Any]
+CODE = ("nightjar", "code_commit", "site_file_sha256")
+NUM_LETTERS = 12
+"""Of a digest, for people."""
+
+
+def lineage(site: TrainingSite, store: Store, user: str, channel: str | None, version: int | None) -> Facts:
+    """All that made a user's lists in a release, by default the one that readers see, in a channel or in all.
+
+    Raises ConfigurationError where there is no such release or channel, or the user has no list in it.
+    """
+    name = known_as(site, user)
+    forgotten = pl.select(hash_of(pl.lit(name))).item() in forgotten_users(store)
+    told: Facts = {"site": site.name, "user_id": name, "is_forgotten": forgotten}
+    if forgotten:
+        return told
+    try:
+        lists = Recommendations(store.root, version, when_stale="ignore")
+        rows = listed_rows(lists, name, channel)
+    except LookupError as error:
+        raise ConfigurationError(str(error)) from error
+    if rows.is_empty():
+        raise ConfigurationError(
+            f"{site.name}: {user!r} has no list in version {lists.facts['table_version']}"
+            f"{f', channel {channel}' if channel else ''}. `nightjar history` lists the versions"
+        )
+    told |= {"rows": rows.to_dicts(), "release": lists.facts}
+    model = model_of(site, lists.facts)
+    days = used_days(site, lists.facts, model)
+    return told | {
+        "model": model,
+        "days": day_rows(store, lists.facts, days),
+        "files": file_rows(site, store, lists.facts, days, name),
+        "data_is_unchanged": is_unchanged(site, store, model),
+        "now": code_version() | {"site_file_sha256": site.file_sha256 or None},
+    }
+
+
+def listed_rows(lists: Recommendations, user: str, channel: str | None) -> pl.DataFrame:
+    """The user's rows, of one channel or of all; LookupError for a channel that the release does not have."""
+    if channel is not None:
+        lists.channel(channel)
+    bucket = pl.select(user_bucket(pl.lit(user), int(lists.site["buckets"]))).item()
+    here = pl.scan_delta(lists.table).filter(pl.col("user_bucket") == bucket, pl.col("user_id") == user)
+    wanted = here if channel is None else here.filter(pl.col("channel") == channel)
+    columns = ("channel", "rank", "item_id", "score", "source", "because", "session_id")
+    return wanted.select(columns).sort("channel", "rank").collect()
+
+
+def model_of(site: TrainingSite, release: Mapping[str, Any]) -> Facts | None:
+    """The version that made a release, its run, and of a refit its champion; None for a release of popular lists."""
+    if release["model_version"] in (None, "none"):
+        return None
+    tracking = Tracking(site)
+    model = version_facts(tracking, str(release["model_version"]))
+    parent = model.get("tags", {}).get("parent_version")
+    return model | {"champion": version_facts(tracking, parent) if parent else None}
+
+
+def version_facts(tracking: Tracking, version: str) -> Facts:
+    """A version with its tags and its run's parameters and tags; what MLflow no longer has is left out."""
+    found: Facts = {"version": int(version), "name": tracking.model_name}
+    with suppress(MlflowException):
+        model = tracking.client.get_model_version(tracking.model_name, version)
+        found |= {"run_id": model.run_id, "tags": dict(model.tags)}
+        run = tracking.client.get_run(model.run_id).data
+        window = {name: run.params.get(f"window_{name}") for name in ("first_day", "last_day")}
+        found |= {"window": window, "code": {name: run.tags.get(name) for name in CODE}}
+        found["data_digest"] = run.tags.get("data_digest")
+    return found
+
+
+def stages(model: Facts | None) -> list[tuple[str, Facts]]:
+    """What a model was made in, the last one first: a refit and the training of its champion, or one training."""
+    if model is None:
+        return []
+    champion = model.get("champion")
+    return [("refit", model), ("training", champion)] if champion else [("training", model)]
+
+
+def used_days(site: TrainingSite, release: Mapping[str, Any], model: Facts | None) -> dict[date, list[str]]:
+    """Each day that had a part in the lists, and in what."""
+    last = date.fromisoformat(str(release["data_through"]))
+    spans = {"lists": (first_day(site, last, site.export.active_within), last)}
+    for stage, facts in stages(model):
+        first, end = (facts.get("window", {}).get(name) for name in ("first_day", "last_day"))
+        if first and end:
+            spans[stage] = (date.fromisoformat(first), date.fromisoformat(end))
+    found: dict[date, list[str]] = {}
+    for use, (first, end) in spans.items():
+        for day in days_between(first, end):
+            found.setdefault(day, []).append(use)
+    return found
+
+
+def as_published(store: Store, table: Table, version: Any, wanted: pl.Expr) -> tuple[pl.DataFrame, bool]:
+    """Rows of a table as it was when a release was published, and whether it still is there so; else as it is now."""
+    if version is not None:
+        with suppress(DeltaError, PolarsError, OSError):
+            return store.scan(table, int(version)).filter(wanted).collect(), True
+    return store.scan(table).filter(wanted).collect(), False
+
+
+def day_rows(store: Store, release: Mapping[str, Any], days: Mapping[date, list[str]]) -> list[Facts]:
+    """The verdict and the counts of each known day; `is_as_published`: as they were then."""
+    is_wanted = pl.col("event_date").is_in(list(days))
+    rows, is_then = as_published(store, DAYS, release["days_version"], is_wanted)
+    is_about = (pl.col("validated_content") == present_content()).fill_null(False)
+    shown = rows.sort("event_date").select(
+        "event_date",
+        pl.when(is_about).then("verdict").otherwise(pl.lit("outdated")).alias("verdict"),
+        *("num_warnings", "num_events", "num_sessions", "validated_content"),
+    )
+    return [
+        row | {"used_in": days[row["event_date"]], "is_as_published": is_then} for row in shown.iter_rows(named=True)
+    ]
+
+
+def file_rows(
+    site: TrainingSite, store: Store, release: Mapping[str, Any], days: Mapping[date, list[str]], user: str
+) -> list[Facts]:
+    """The raw files that hold these days, with sha256, and how many of the user's events each one told."""
+    wanted = pl.col("event_date").is_in(list(days))
+    rows, is_then = as_published(store, FILES, release["files_version"], wanted)
+    events = store.scan(events_table(site.source.context)).filter(
+        pl.col("event_date").is_in(list(days)),
+        pl.col("user_bucket") == pl.select(user_bucket(pl.lit(user), site.buckets)).item(),
+        listed_user(site) == user,
+    )
+    theirs = events.group_by(path="source_file").agg(events_of_user=pl.len().cast(pl.Int64)).collect()
+    files = rows.group_by("path", "sha256", "size", "delivery_date").agg(
+        pl.col("events").sum(), first_day=pl.col("event_date").min(), last_day=pl.col("event_date").max()
+    )
+    joined = files.join(theirs, on="path", how="left").with_columns(pl.col("events_of_user").fill_null(0))
+    ordered = joined.sort("delivery_date", "path", nulls_last=True)
+    return [row | {"is_as_published": is_then} for row in ordered.iter_rows(named=True)]
+
+
+def is_unchanged(site: TrainingSite, store: Store, model: Facts | None) -> dict[str, bool | None]:
+    """By stage whether the days that it learnt from are still what they were; None where that is not known."""
+    found: dict[str, bool | None] = {}
+    for stage, facts in stages(model):
+        first, last = (facts.get("window", {}).get(name) for name in ("first_day", "last_day"))
+        told = facts.get("data_digest")
+        if not (first and last and told):
+            found[stage] = None
+            continue
+        wanted = pl.col("event_date").is_between(date.fromisoformat(first), date.fromisoformat(last))
+        passed = store.scan(DAYS).filter(
+            wanted, pl.col("verdict") == "passed", present_content() == pl.col("validated_content")
+        )
+        days = sorted(passed.select("event_date").collect().to_series().to_list())
+        found[stage] = data_digest(store, days, site.window.min_item_count) == told
+    return found
+
+
+def as_text(told: Facts) -> str:
+    """The chain for people."""
+    if told["is_forgotten"]:
+        return (
+            f"{told['user_id']} was forgotten: no table holds rows of this user, so there is nothing to trace. Models "
+            "trained before may have learnt from their sessions, and know no ids"
+        )
+    release, model = told["release"], told["model"]
+    lines = [
+        ("user", told["user_id"]),
+        *rows_in_words(told["rows"]),
+        ("release", f"version {release['table_version']} of recommendations, made {release['generated_at']}"),
+        ("", f"from data through {release['data_through']}, good until {release['valid_until']}"),
+        *model_in_words(model, told["data_is_unchanged"]),
+        *code_in_words(told),
+    ]
+    days = [
+        [
+            *(str(day["event_date"]), day["verdict"] or "unjudged", str(day["num_warnings"] or 0)),
+            *(f"{day[name] or 0:,}" for name in ("num_events", "num_sessions")),
+            ", ".join(day["used_in"]),
+        ]
+        for day in told["days"]
+    ]
+    files = [
+        [
+            *(shorten(file["sha256"]), str(file["delivery_date"] or ""), f"{file['events']:,}"),
+            *(str(file["events_of_user"]), file["path"]),
+        ]
+        for file in told["files"]
+    ]
+    parts = [align([list(line) for line in lines], left=2)]
+    parts += section("days", ["day", "verdict", "warnings", "events", "sessions", "used in"], days, told["days"])
+    parts += section("files", ["sha256", "delivered", "events", "of the user", "path"], files, told["files"])
+    return "\n".join(parts)
+
+
+def section(name: str, head: list[str], rows: list[list[str]], facts: list[Facts]) -> list[str]:
+    """A table below its name; it says so where it shows what is there now, and not what was there then."""
+    then = "as they were at the release" if all(row["is_as_published"] for row in facts) else "as they are now"
+    last = [[*row[:-1], ""] for row in [head, *rows]]
+    lines = align(last, left=2).split("\n")
+    width = max(map(len, lines))
+    body = [f"  {line.ljust(width)}  {row[-1]}" for line, row in zip(lines, [head, *rows], strict=True)]
+    return ["", f"{name}, {then}", *body] if rows else ["", f"{name}: none known"]
+
+
+def rows_in_words(rows: list[Facts]) -> list[tuple[str, str]]:
+    """Each channel's list in a line."""
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    lines = []
+    for (channel,), part in frame.partition_by("channel", as_dict=True, maintain_order=True).items():
+        sources = part["source"].value_counts(sort=True)
+        told = ", ".join(f"{row['count']} {row['source']}" for row in sources.iter_rows(named=True))
+        best = part.row(0, named=True)
+        why = f" because of {best['because']}" if best["because"] else ""
+        lines.append(
+            (f"list {channel}", f"{part.height} rows ({told}); first {best['item_id']} ({best['source']}){why}")
+        )
+    session = frame["session_id"].drop_nulls()
+    return [*lines, ("session", str(session[0]) if len(session) else "none")]
+
+
+def model_in_words(model: Facts | None, is_same: Mapping[str, bool | None]) -> list[tuple[str, str]]:
+    """The model, its champion and their runs."""
+    if model is None:
+        return [("model", "none: no model had been promoted, all rows are popular items")]
+    lines = []
+    for stage, facts in stages(model):
+        tags = facts.get("tags")
+        if tags is None:
+            lines.append((heading(stage, model), f"version {facts['version']}: MLflow has it no more"))
+            continue
+        recipe = f"{tags.get('recipe')} seed {tags.get('seed')}"
+        what = f"refit of version {tags.get('parent_version')}, {recipe}" if stage == "refit" else recipe
+        lines.append((heading(stage, model), f"version {facts['version']} of {facts['name']}: {what}"))
+        window = facts.get("window", {})
+        span = f"{window.get('first_day') or 'not recorded'} to {window.get('last_day') or tags.get('data_through')}"
+        state = {True: "; unchanged since", False: "; changed since", None: ""}[is_same.get(stage)]
+        lines += [("  run", str(facts.get("run_id"))), ("  window", f"{span}{state}")]
+        if tags.get("gate.reason") or tags.get("promoted"):
+            lines.append(
+                ("  promoted", f"{tags.get('promoted', 'no')}: {tags.get('gate.reason', 'reason not recorded')}")
+            )
+    return lines
+
+
+def heading(stage: str, model: Facts) -> str:
+    """What a stage's version is called."""
+    return "champion" if stage == "training" and model.get("champion") else "model"
+
+
+def code_in_words(told: Facts) -> list[tuple[str, str]]:
+    """Code and site file at each stage and now, the same ones on one line."""
+    known = [
+        ("release", told["release"]),
+        *((stage, facts.get("code") or {}) for stage, facts in stages(told["model"])),
+    ]
+    lines = []
+    for name, words in (("code", in_code), ("site file", in_site_file)):
+        groups: dict[str, list[str]] = {}
+        for stage, facts in [*known, ("now", told["now"])]:
+            groups.setdefault(words(facts), []).append(stage)
+        lines += [
+            (name if n == 0 else "", f"{what} ({', '.join(where)})") for n, (what, where) in enumerate(groups.items())
+        ]
+    return lines
+
+
+def in_code(facts: Mapping[str, Any]) -> str:
+    """`nightjar 0.1.0, commit 0123456789ab`."""
+    if not facts.get("nightjar"):
+        return "not recorded"
+    commit = facts.get("code_commit") or "not recorded"
+    shown = commit if commit in ("unknown", "not recorded") else shorten(commit) + ("-dirty" if "-" in commit else "")
+    return f"nightjar {facts['nightjar']}, commit {shown}"
+
+
+def in_site_file(facts: Mapping[str, Any]) -> str:
+    """The digest of the file."""
+    return f"sha256 {shorten(facts['site_file_sha256'])}" if facts.get("site_file_sha256") else "not recorded"
+
+
+def shorten(digest: str) -> str:
+    """The beginning of a digest."""
+    return digest[:NUM_LETTERS]
