@@ -31,7 +31,7 @@ from serving_export.reader import Recommendations
 from serving_export.settings import ExportSite
 from serving_export.shifts import days_before, measure_shifts
 from serving_export.tables import DRIFT
-from training.tracking import Tracking, number
+from training.tracking import Tracking, data_through
 
 ALL = "all"
 MEASURES = {
@@ -157,7 +157,7 @@ def cold_row(site: ExportSite, tracking: Tracking, counts: DayCounts, catalogue:
         return Measured("cold_event_share", ALL, None, note="no model serves yet")
     known = tracking.load(version).vocabulary.items["item_id"]
     is_known_I = catalogue["item_id"].is_in(known.implode()).to_numpy()
-    return share_row(site, "cold_event_share", counts, is_known_I, f"model version {number(version)}")
+    return share_row(site, "cold_event_share", counts, is_known_I, f"the model through {data_through(version)}")
 
 
 def unknown_row(site: ExportSite, counts: DayCounts, catalogue: pl.DataFrame) -> Measured:
@@ -190,7 +190,7 @@ def overlap_rows(site: ExportSite, store: Store, day: date) -> list[Measured]:
         missing = "no lists were published for the day" if now is None else "there is no release before"
         return [Measured("list_overlap", ALL, None, note=missing)]
     both = (Recommendations(store.root, r["table_version"], when_stale="ignore") for r in (now, before))
-    compared_with = f"version {before['table_version']}, lists of {before['data_through']}"
+    compared_with = f"the lists of {before['data_through']}"
     return [
         Measured("list_overlap", channel, round(value, 6), low=site.drift.list_overlap, compared_with=compared_with)
         for channel, value in list_overlap(*both).items()

@@ -15,7 +15,7 @@ from pipeline.privacy import known_as
 from pipeline.tables import DAYS as DAYS_TABLE
 from pipeline.tables import ITEMS, REJECTED, events_table, sessions_table
 from serving_export.reader import Recommendations
-from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
+from serving_export.tables import DRIFT, POPULAR_ITEMS, RECOMMENDATIONS
 
 TABLES = [
     events_table([]),
@@ -27,6 +27,7 @@ TABLES = [
     SEQUENCES,
     POPULAR_ITEMS,
     RECOMMENDATIONS,
+    DRIFT,
 ]
 DIFFERS = ["ingested_run"]
 
@@ -160,7 +161,7 @@ def test_a_night_run_again_over_its_own_champion_gives_the_same_tables(released,
         days = ["--from", "2026-03-04", "--to", "2026-03-05"]
         code, out, err = command(released.home, "run", "--site", released.file, *days)
         assert code == 0, err
-        assert [json.loads(line)["date"] for line in out.splitlines()] == ["2026-03-05"] * 5
+        assert [json.loads(line)["date"] for line in out.splitlines()] == ["2026-03-05"] * 6
         found.append(content(released.store, VOCABULARY, SEQUENCES, POPULAR_ITEMS, RECOMMENDATIONS))
     check_equal(*found)
 
