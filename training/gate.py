@@ -25,7 +25,7 @@ GUARDS = {
     "index_recall": "share of the exact lists that the item index finds",
     "coverage_kept": "items in its lists, over those in the champion's",
     "evenness_kept": "1 - Gini of how often its lists show an item, over that of the champion's",
-    "list_kept": "upper end of the interval of its gain in the lists' any_recall, as a share of the champion's",
+    "list_kept": "any_recall of its lists over that of the champion's, the upper end of the interval",
 }
 """Guard -> what its number is."""
 IndexRecall = Callable[[ModelVersion], float | None]
@@ -200,13 +200,13 @@ def compared_guards(site: TrainingSite, ours: Outcomes, theirs: Outcomes) -> tup
 
 
 def list_guard(site: TrainingSite, ours: Outcomes, theirs: Outcomes) -> tuple[Guard, ...]:
-    """No sure loss in the lists: the interval must reach above a loss of `training.gate.list_loss`."""
+    """The lists must not be sure to lose more than the site allows."""
     metric = f"list/any_recall_at_{max(site.training.metric_ks)}"
     value = theirs.means().get(metric)
     if not value or metric not in ours.means():
         return ()
-    high = paired_difference(ours, theirs, metric).high / value
-    return (Guard("list_kept", round(high, 6), low=0 - site.training.gate.list_loss),)
+    kept = 1 + paired_difference(ours, theirs, metric).high / value
+    return (Guard("list_kept", round(kept, 6), low=site.training.gate.list_kept),)
 
 
 def below_baselines(

@@ -20,8 +20,8 @@ class Gate(Section):
     """The loss in the champion metric that the 95 % interval must exclude, as a share of the champion's value.
 
     0 asks for a gain: the interval lies above 0."""
-    list_loss: float = Field(default=0.0, ge=0, lt=1)
-    """Largest loss in the lists' any_recall that the data may show for sure, as a share of the champion's value."""
+    list_kept: float = Field(default=0.5, ge=0, le=1)
+    """Least any_recall of the lists over the champion's; broken where the whole 95 % interval is below."""
     days_below_baseline: PositiveInt = 3
     """An alert is raised when the champion was below the best baseline on so many compared days in a row."""
 
