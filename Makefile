@@ -52,7 +52,10 @@ test: setup   ## the fast tests
 test-all: setup  ## every test, the slow ones too
 	$(BIN)/pytest
 
-test-services: setup  ## the exporters against real Redis and PostgreSQL servers, whose programs must be installed
+test-services: setup  ## with real Redis and PostgreSQL: the exporters, the deployment of docker/compose.yaml, backups
+	@(command -v redis-server && (command -v initdb || ls /usr/lib/postgresql/*/bin/initdb)) >/dev/null 2>&1 \
+	  || (apt-get update -q && apt-get install -y -q --no-install-recommends redis-server postgresql) \
+	  || echo 'apt cannot install redis-server and postgresql here: install both first' >&2
 	REQUIRE_SERVICES=1 $(BIN)/pytest -m services
 
 demo: setup   ## eight days of a simulated shop: raw logs to recommendations, two nights through Airflow

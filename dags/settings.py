@@ -43,6 +43,10 @@ class Schedule(Section):
     """Celery queue of the GPU workers; under the LocalExecutor only a label."""
     gpu_pool: str = Field(default="gpu", min_length=1)
     """Airflow pool that limits how many GPU steps run at once, over all sites. Without it they never start."""
+    gpu_executor: str | None = Field(default=None, min_length=1)
+    """Executor of the GPU steps, where `[core] executor` names several: CeleryExecutor. Else Airflow's first one."""
+    gpu_pod_template: str | None = Field(default=None, pattern=r"^/.*\.ya?ml$")
+    """Pod template of the GPU steps under the KubernetesExecutor: a path that the scheduler can read."""
 
     alerts: list[Notifier] = Field(default_factory=list)
     """Who is told when a task fails for good, when a step finds something, and of what the next two keys name."""

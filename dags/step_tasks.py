@@ -66,7 +66,13 @@ def task_defaults(site: SiteHead) -> dict[str, Any]:
 
 
 def placement(site: SiteHead, name: str) -> dict[str, Any]:
-    """Queue and pool of a step."""
-    if name not in site.schedule.gpu_steps:
+    """Where a step runs: queue, pool, and what the site file says of executor and pod."""
+    schedule = site.schedule
+    if name not in schedule.gpu_steps:
         return {}
-    return {"queue": site.schedule.gpu_queue, "pool": site.schedule.gpu_pool}
+    placed: dict[str, Any] = {"queue": schedule.gpu_queue, "pool": schedule.gpu_pool}
+    if schedule.gpu_executor:
+        placed["executor"] = schedule.gpu_executor
+    if schedule.gpu_pod_template:  # a dictionary, not a V1Pod: that would import Kubernetes into every DAG file
+        placed["executor_config"] = {"pod_template_file": schedule.gpu_pod_template}
+    return placed

@@ -82,6 +82,25 @@ def write_site() -> Callable[..., SmallShop]:
     return write
 
 
+@pytest.fixture(scope="session")
+def find_program() -> Callable[[str], str]:
+    """Gives the path of a program of a server: on the PATH, or where Debian keeps those of PostgreSQL.
+
+    Without it the test is skipped; where REQUIRE_SERVICES is set (`make test-services`), it fails.
+    """
+
+    def find(name: str) -> str:
+        debian = sorted(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), reverse=True)
+        found = shutil.which(name) or next(iter(debian), None)
+        if found is None and os.environ.get("REQUIRE_SERVICES"):
+            pytest.fail(f"{name} is not installed, and REQUIRE_SERVICES is set")
+        if found is None:
+            pytest.skip(f"{name} is not installed")
+        return found
+
+    return find
+
+
 SECRET = {"NIGHTJAR_USER_ID_SECRET": "a secret for tests, and for nothing else"}
 PLANTED = "planted-user-4711"
 

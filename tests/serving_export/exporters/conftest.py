@@ -1,7 +1,4 @@
-"""Real servers, started by the tests from programs on this machine; without these the tests are skipped.
-
-Where REQUIRE_SERVICES is set (`make test-services`), a missing program is a failure.
-"""
+"""Real servers, started by the tests from programs on this machine; without these the tests are skipped."""
 
 import os
 import shutil
@@ -13,19 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-
-def find_program(name: str) -> str:
-    """A program on the PATH, or beside the server that it belongs to."""
-    found = shutil.which(name)
-    if found is None and (server := shutil.which("postgres")):
-        beside = Path(server).resolve().with_name(name)
-        found = str(beside) if beside.exists() else None
-    if found is None and os.environ.get("REQUIRE_SERVICES"):
-        pytest.fail(f"{name} is not installed, and REQUIRE_SERVICES is set")
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 def free_port() -> int:
@@ -45,7 +29,7 @@ def wait_until(is_ready: Callable[[], bool], process: subprocess.Popen[bytes]) -
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[str]:
+def redis_server(find_program: Callable[[str], str]) -> Iterator[str]:
     """The address of an empty Redis with a password."""
     import redis
 
@@ -70,7 +54,7 @@ def redis_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
+def postgresql_server(find_program: Callable[[str], str]) -> Iterator[str]:
     """The address of an empty PostgreSQL with a password; as root it runs as the user `postgres`."""
     import psycopg
 
