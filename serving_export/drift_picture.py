@@ -5,7 +5,7 @@ from datetime import date
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 
 from serving_export.drift import ALL, MEASURES
@@ -21,10 +21,11 @@ def drift_picture(rows: pl.DataFrame, first: date, last: date) -> bytes:
     FigureCanvasAgg(figure)
     plots = figure.subplots(-(-len(MEASURES) // NUM_COLUMNS), NUM_COLUMNS, sharex=True).ravel()
     told = rows.filter(pl.col("event_date").is_between(first, last), pl.col("value").is_not_null())
+    days = told["event_date"].to_list() or [first]
     for axes, measure in zip(plots, MEASURES, strict=True):
         of_measure = told.filter(pl.col("measure") == measure).sort("event_date")
         draw(axes, measure, of_measure)
-        axes.set_xlim(first, last)  # type: ignore[arg-type]
+        axes.set_xlim(date2num(min(days)) - 0.5, date2num(last) + 0.5)
     return as_png(figure)
 
 

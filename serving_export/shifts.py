@@ -6,8 +6,8 @@
                                                     a session's length or a gap has moved, a mean (scipy.stats)
 
 Each of these is above 0 on every day, for days differ by chance and by weekday, the more the more items there are. So
-the days of the window are measured in the same way, each against its own days before, and the largest of these is
-what is usual.
+the days of the window are measured in the same way, each against its own days before, and the largest but one of these
+is what is usual: of two days of a weekend the other one is left, and a single odd day hides no other.
 
 Shapes: D days · K anything that is counted.
 """
@@ -28,13 +28,17 @@ from serving_export.day_counts import GAP_STEPS, DayCounts
 Distance = Callable[[Integers, Integers], float]
 
 
+FEW_DAYS = 5
+"""With fewer, none of them can be left out as odd."""
+
+
 class Shift(NamedTuple):
     """How far a day is from the ones before it."""
 
     value: float | None
     """None where there is nothing to compare."""
     usual: float | None
-    """The largest of the days before; None where these are too few to tell."""
+    """The largest but one of the days before, of few the largest; None where these are too few to tell."""
 
 
 def shares_apart(one_K: Integers, other_K: Integers) -> float:
@@ -69,7 +73,7 @@ def measure_shifts(counts: DayCounts, day: date, num_days: int) -> dict[str, Shi
 
 
 def shift(counts_DK: Integers, days: Sequence[date], day: date, num_days: int, distance: Distance) -> Shift:
-    """How far a day is from those before it, and the largest such distance of those."""
+    """How far a day is from those before it, and how far those are, as a rule, from the ones before them."""
     fewest = min(FEWEST_TRAILING_DAYS, num_days)
     before = days_before(days, day, num_days)
     usual = [
@@ -77,9 +81,9 @@ def shift(counts_DK: Integers, days: Sequence[date], day: date, num_days: int, d
         for earlier in before
         if len(trailing := days_before(days, earlier, num_days)) >= fewest
     ]
-    told = [value for value in usual if value is not None]
+    told = sorted(value for value in usual if value is not None)
     value = apart(counts_DK, days, day, before, distance)
-    return Shift(value, max(told) if len(told) >= fewest else None)
+    return Shift(value, (told[-1] if len(told) < FEW_DAYS else told[-2]) if len(told) >= fewest else None)
 
 
 def days_before(days: Sequence[date], day: date, num_days: int) -> list[date]:

@@ -34,7 +34,16 @@ def test_lengths_are_apart_by_how_often_they_doubled():
     assert gaps_apart(gaps_1, gaps_2) == pytest.approx(3)
 
 
-def test_the_largest_shift_of_the_days_before_is_usual():
+def test_of_many_days_before_one_odd_day_is_not_usual():
+    odd, small = [90, 10], [55, 45]
+    counts = np.array([[50, 50]] * 8 + [odd, [50, 50], small, [50, 50], [50, 50], [52, 48], [60, 40]])
+    found = shift(counts, days(15), days(15)[-1], 6, shares_apart)
+    told = [shares_apart(counts[n], counts[n - 6 : n].sum(0)) for n in range(8, 14)]
+    assert found.usual == pytest.approx(sorted(told)[-2], abs=1e-6)
+    assert found.usual < max(told) / 2
+
+
+def test_the_largest_shift_of_few_days_before_is_usual():
     counts = np.array([[50, 50]] * 6 + [[60, 40]] + [[50, 50]] + [[90, 10]])
     found = shift(counts, days(9), FIRST + timedelta(days=8), 4, shares_apart)
     odd = shares_apart(np.array([60, 40]), np.array([50, 50]))
