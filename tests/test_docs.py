@@ -8,9 +8,13 @@ import pytest
 from features.tables import SEQUENCES, VOCABULARY
 from pipeline import tables
 from pipeline.settings import REASONS
+from serving_export.drift import MEASURES
 from serving_export.quality import RULES
+from serving_export.settings import Drift
 from serving_export.tables import DRIFT, LIST_CHECKS, POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, TRIGGERS
 from training.export_settings import Checks
+from training.gate import GUARDS
+from training.settings import Gate
 
 ROOT = Path(__file__).parent.parent
 DECLARED = [
@@ -65,6 +69,16 @@ def test_every_rule_of_list_qa_is_described_with_its_limit():
         for rule, limit in limits.items()
         if not re.search(rf"\| {rule} \|.*\| [^|]*\b{limit}\b", told)
     ] == []
+
+
+def test_every_guard_and_every_measure_of_drift_is_described_with_its_limit():
+    gate, drift = ((ROOT / "docs" / page).read_text() for page in ("evaluation.md", "drift.md"))
+    assert [name for name in GUARDS if f"| `{name}` |" not in gate] == []
+    assert [name for name in MEASURES if f"| `{name}` |" not in drift] == []
+    assert [
+        f"{name}: {limit}" for name, limit in Drift().model_dump().items() if f"  {name}: {limit}" not in drift
+    ] == []
+    assert "".join(f"{name}: {value:g}, " for name, value in Gate().model_dump().items())[:-2] in gate
 
 
 def test_links_between_pages_lead_somewhere():

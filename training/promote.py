@@ -74,6 +74,8 @@ def promote(
     tell_run(tracking, run_id, verdict | {"challenger_run": best.version.run_id})
     keep_comparison(site, tracking, night)
     alerts = alert_below(site, tracking, night, below) if below and not overruled else []
+    if standing is None and not decision.promoted:
+        alerts.append(f"{site.name}, {night}: {decision.reason}")
     return {
         "run_id": run_id,
         "model_version": number(best.version),

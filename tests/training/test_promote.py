@@ -258,6 +258,7 @@ def test_the_first_champion_is_the_best_that_holds_the_guards(nights):
     assert again["promoted"] is False
     assert again["reason"].startswith("there is no champion: each model broke a guard. gru (version 1)")
     assert nights.champion() is None
+    assert again["alerts"] == [f"small, 2026-03-04: {again['reason']}"]
 
 
 def test_decision_numbers_and_reason_stand_on_versions_and_runs(nights):
