@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -59,6 +59,19 @@ class Stack:
     mlflow_address: str | None
     check: Callable[[], None]
     """Raises ServerEndedError once a server has ended by itself."""
+    environment: Mapping[str, str]
+    """That of the servers."""
+
+    def command(self, *arguments: str) -> str:
+        """What `airflow …` says on stdout, run beside the servers; raises CalledProcessError where it fails."""
+        ended = subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return ended.stdout
 
     def run_night(
         self,
@@ -170,7 +183,7 @@ def airflow_stack(home: Path, conf: Path, *, with_mlflow: bool = False) -> Itera
                 raise StackError(str(error)) from error
             for pool in sorted({site.schedule.gpu_pool for site in read_site_files(conf).sites.values()}):
                 api.make_pool(pool, 1, "nightjar: steps on the GPU")
-            yield Stack(home, api, f"http://{LOOPBACK}:{mlflow_port}" if with_mlflow else None, check)
+            yield Stack(home, api, f"http://{LOOPBACK}:{mlflow_port}" if with_mlflow else None, check, environment)
 
 
 def airflow_home(home: Path) -> Path:

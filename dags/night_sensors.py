@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowSkipException
-from airflow.sdk.execution_time.comms import GetDagRun
 
 from dags.settings import Weekday
 from dags.step_command import StepCommand, step_command
@@ -19,40 +18,41 @@ LOOKS: dict[str, Any] = {
     "mode": "reschedule",
     "poke_interval": 4,
     "exponential_backoff": True,
-    "max_wait": timedelta(minutes=1),
+    "max_wait": timedelta(seconds=20),
     "timeout": timedelta(days=2),
     "execution_timeout": timedelta(minutes=10),
 }
-"""Every few seconds at first, then once a minute."""
+"""Every few seconds at first, then three times a minute."""
 WEEKDAYS = get_args(Weekday)
 UNDER_WAY = ["queued", "running"]
 ENDED = {"success", "failed", "upstream_failed", "skipped", "removed"}
 
 
-class EarlierNights(BaseSensorOperator):
-    """Waits until no running night of an earlier day has data steps before it.
+class OtherNights(BaseSensorOperator):
+    """Waits until no other running night of the site has data steps before it.
 
-    In a backfill nights run side by side: without it the lists of the last day could be made before the day before is
-    loaded. Nights that have not started are not waited for, so that a limit of runs blocks nobody.
+    In a backfill nights run side by side. Without it the lists of the last day could be made before the day before is
+    loaded; and late rows of one day's delivery touch the days before it, which then have to be judged again. Nights
+    that have not started, or that wait for their time, are not waited for, so that no two wait for each other.
     """
 
-    template_fields: Sequence[str] = ("date",)
-
-    def __init__(self, *, nightly: str, last_data_step: str, date: str = THE_DAY, **settings: Any) -> None:
+    def __init__(self, *, nightly: str, **settings: Any) -> None:
         super().__init__(**(LOOKS | settings))
         self.nightly = nightly
-        self.last_data_step = last_data_step
-        self.date = date
 
     def poke(self, context: Mapping[str, Any]) -> bool:
-        """Whether all earlier days that run now are through with their data."""
-        day, own = checked_day(self.date), context["run_id"]
-        states = context["ti"].get_task_states(self.nightly, task_ids=[self.last_data_step])
-        busy = [run_id for run_id, state in states.items() if not set(state.values()) & ENDED and run_id != own]
-        earlier = sorted(told for run_id in busy if (told := day_of_running(self.nightly, run_id)) and told < day)
-        if earlier:
-            self.log.info("the nights of %s are still loading", ", ".join(earlier))
-        return not earlier
+        """Whether all other nights that run now are through with their data."""
+        states = context["ti"].get_task_states(self.nightly, task_ids=["wait_for_start", "validate"])
+        loading = [run_id for run_id, told in states.items() if is_loading(told) and run_id != context["run_id"]]
+        num = context["ti"].get_dr_count(self.nightly, run_ids=loading, states=["running"]) if loading else 0
+        if num:
+            self.log.info("%d other nights of %s are still loading", num, self.nightly)
+        return not num
+
+
+def is_loading(states: Mapping[str, str | None]) -> bool:
+    """Whether a night has data steps before it, and has not to wait for its time first."""
+    return states.get("validate") not in ENDED and states.get("wait_for_start") != "up_for_reschedule"
 
 
 class NewestDay(BaseSensorOperator):
@@ -113,13 +113,3 @@ def is_told_every(context: Mapping[str, Any]) -> bool:
     """Whether the night that woke this run was started with the conf {"retrain": "every"}."""
     events = [event for found in context["triggering_asset_events"].values() for event in found]
     return any((event.extra or {}).get("retrain") == "every" for event in events)
-
-
-def day_of_running(dag_id: str, run_id: str) -> str | None:
-    """The day of a run that is running; None for one that is not."""
-    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS  # there in a task only
-
-    run = SUPERVISOR_COMMS.send(GetDagRun(dag_id=dag_id, run_id=run_id))
-    if str(run.state) != "running":
-        return None
-    return run.partition_key or (run.conf or {}).get("date")

@@ -19,7 +19,7 @@ before until the last step has ended. `schedule.tables_by` alerts when that is t
   last release. Look at the Data Docs that the log names, repair the delivery, clear `ingest` and what follows.
 - **exit code 2**: the site file is wrong, or there is no input for that day. No retry helps.
 - **red after several tries**: exit code 1 each time, look at the disk, the store and the MLflow server.
-- **earlier_nights waits**: nights of earlier days are still loading, as in a backfill. Nothing to do.
+- **other_nights waits**: nights of other days are still loading, as in a backfill. Nothing to do.
 - **refit stays `scheduled`**: the pool does not exist (`airflow pools set gpu 1 "steps on the GPU"`). It stays
   `queued`: no worker listens to the queue.
 - **export skipped**: readers see lists of a later day, which stay. That is how a past day is loaded again.
@@ -27,7 +27,7 @@ before until the last step has ended. `schedule.tables_by` alerts when that is t
 """
 
 import os
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,17 +35,19 @@ from zoneinfo import ZoneInfo
 
 import pendulum
 from airflow.providers.standard.sensors.date_time import DateTimeSensor
-from airflow.sdk import DAG, CronPartitionTimetable, Param, PartitionedAtRuntime, chain
+from airflow.sdk import DAG, CronPartitionTimetable, Param, chain
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from dags.alerts import tables_are_late
-from dags.night_sensors import EarlierNights
+from dags.night_sensors import OtherNights
 from dags.site_assets import recommendations, sessions
 from dags.site_files import SiteHead
 from dags.step_tasks import ONE_NIGHT_AFTER_THE_OTHER, dag_settings, date_param, notifiers, site_dags, step
 
 YEARS_LOOKED_AT = 4
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+"""The end of a schedule that starts nothing (NIGHTJAR_SCHEDULE=off); runs by hand and backfills do not ask for it."""
 
 
 def nightly(path: Path, site: SiteHead) -> DAG:
@@ -54,11 +56,12 @@ def nightly(path: Path, site: SiteHead) -> DAG:
         dag_id=f"{site.name}__nightly",
         description=f"Raw logs of a day in, recommendation tables of {site.name} out",
         schedule=each_day(site.time_zone),
+        end_date=LONG_AGO if os.environ.get("NIGHTJAR_SCHEDULE") == "off" else None,
         params=date_param() | {"retrain": retrain_param()},
         deadline=deadlines(path, site),
         **dag_settings(path, site, __doc__),
     ) as dag:
-        chain(*wait_for_start(site), *data_steps(path, site), earlier_nights(dag), *model_steps(path, site))
+        chain(*wait_for_start(site), *data_steps(path, site), other_nights(dag), *model_steps(path, site))
     return dag
 
 
@@ -68,9 +71,9 @@ def data_steps(path: Path, site: SiteHead) -> list[Any]:
     return [step(path, site, "ingest"), step(path, site, "sessionize"), validate]
 
 
-def earlier_nights(dag: DAG) -> EarlierNights:
+def other_nights(dag: DAG) -> OtherNights:
     """Model steps see the days before as they will stay."""
-    return EarlierNights(task_id="earlier_nights", nightly=dag.dag_id, last_data_step="validate")
+    return OtherNights(task_id="other_nights", nightly=dag.dag_id)
 
 
 def model_steps(path: Path, site: SiteHead) -> list[Any]:
@@ -118,14 +121,8 @@ def wait_for_start(site: SiteHead) -> list[DateTimeSensor]:
     ]
 
 
-def each_day(time_zone: str) -> CronPartitionTimetable | PartitionedAtRuntime:
-    """One run a day, for the day that has just ended, keyed YYYY-MM-DD.
-
-    With NIGHTJAR_SCHEDULE=off nothing starts by itself, and runs by hand still take a key (a schedule that can fire
-    starts a run for yesterday as soon as somebody starts the first run by hand).
-    """
-    if os.environ.get("NIGHTJAR_SCHEDULE") == "off":
-        return PartitionedAtRuntime()
+def each_day(time_zone: str) -> CronPartitionTimetable:
+    """One run a day, for the day that has just ended, keyed YYYY-MM-DD."""
     return CronPartitionTimetable("0 0 * * *", timezone=midnights(time_zone), run_offset=-1, key_format="%Y-%m-%d")
 
 

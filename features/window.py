@@ -8,7 +8,7 @@ import polars as pl
 from features.settings import FeaturesSite
 from pipeline.dates import ONE_DAY
 from pipeline.days import passed_days, read_days
-from pipeline.errors import ConfigurationError, ContractError
+from pipeline.errors import ConfigurationError, ContractError, RetryableError
 from pipeline.publish import Store
 from pipeline.sessions import trim_sessions
 from pipeline.tables import sessions_table
@@ -41,12 +41,23 @@ def held_out_sessions(site: FeaturesSite, store: Store, day: date) -> pl.DataFra
 
 
 def check_passed(site: FeaturesSite, store: Store, day: date) -> None:
-    """Raise ContractError unless `day` passed validation at its present content."""
-    if passed_days(store, day, day) != [day]:
-        raise ContractError(
-            f"{site.name}: {day} has not passed validation at its present content. "
-            f"Run `nightjar ingest`, `nightjar sessionize` and `nightjar validate` for {day}"
+    """Raise ContractError unless `day` passed validation at its present content.
+
+    A day that passed and was touched since, as late rows of the next day's delivery do, is a RetryableError: its steps
+    run again within that night.
+    """
+    if passed_days(store, day, day) == [day]:
+        return
+    verdicts = read_days(store).filter(pl.col("event_date") == day)
+    if verdicts["verdict"].to_list() == ["passed"]:
+        raise RetryableError(
+            f"{site.name}: {day} passed validation, but its events or sessions were changed since, and are not judged "
+            f"yet. Wait for the night that does it, or run `nightjar sessionize` and `nightjar validate` for {day}"
         )
+    raise ContractError(
+        f"{site.name}: {day} has not passed validation at its present content. "
+        f"Run `nightjar ingest`, `nightjar sessionize` and `nightjar validate` for {day}"
+    )
 
 
 def data_digest(store: Store, days: list[date], *settings: object) -> str:

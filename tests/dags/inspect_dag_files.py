@@ -33,21 +33,22 @@ bag = DagBag(folder)
 def keys(dag, earliest, latest):
     """The keys that a backfill of these days has, and those that nights started by the clock have."""
     timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag)).timetable
-    if not timetable.partitioned or not timetable.can_be_scheduled or wakers(dag):
+    if not timetable.partitioned or wakers(dag):
         return None
     window = [datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (earliest, latest)]
     backfill = [
         info.partition_key for info in timetable.iter_partition_dagrun_infos(earliest=window[0], latest=window[1])
     ]
-    return {"backfill": backfill, "clock": clock_keys(timetable, *window)}
+    return {"backfill": backfill, "clock": clock_keys(dag, timetable, *window)}
 
 
-def clock_keys(timetable, earliest, latest):
+def clock_keys(dag, timetable, earliest, latest):
     """Key and start of each night that the clock starts in a window."""
     import pendulum
     from airflow.timetables.base import TimeRestriction
 
-    restriction = TimeRestriction(pendulum.instance(earliest), pendulum.instance(latest), catchup=True)
+    until = min(latest, dag.end_date or latest)
+    restriction = TimeRestriction(pendulum.instance(earliest), pendulum.instance(until), catchup=True)
     found, last = [], None
     while info := timetable.next_dagrun_info_v2(last_dagrun_info=last, restriction=restriction):
         found.append([info.partition_key, info.run_after.isoformat()])

@@ -4,6 +4,7 @@ from datetime import timedelta
 import psutil
 import pytest
 
+from dags.airflow_api import AirflowApiError
 from dags.local_stack import (
     LOOPBACK,
     NightFailedError,
@@ -17,7 +18,7 @@ from dags.local_stack import (
     only_one,
 )
 
-NIGHT = ["ingest", "sessionize", "validate", "earlier_nights", "refit", "export"]
+NIGHT = ["ingest", "sessionize", "validate", "other_nights", "refit", "export"]
 
 
 def test_a_port_that_is_taken_is_passed_over():
@@ -67,8 +68,10 @@ def test_nights_run_through_a_real_stack_that_only_listens_on_loopback(tmp_path,
         processes = psutil.Process().children(recursive=True)
         ports = [address.rsplit(":", 1)[1] for address in (stack.airflow.address, stack.mlflow_address)]
         assert listening_addresses(processes) == {f"{LOOPBACK}:{port}" for port in ports}
-        with pytest.raises(NightFailedError, match=r"failed at ingest[\s\S]*'whatever; echo x', which is no date"):
+        with pytest.raises(AirflowApiError, match="'whatever; echo x' does not match the timetable's key_format"):
             stack.run_night("shop__nightly", "whatever; echo x")
+        with pytest.raises(NightFailedError, match=r"failed at newest_day[\s\S]*'whatever; echo x', which is no date"):
+            stack.run_night("shop__retrain", "whatever; echo x")
         with pytest.raises(NightFailedError, match=r"no DAG bad__nightly[\s\S]*schedule.x: unknown key"):
             stack.run_night("bad__nightly", "2026-11-20", timeout=timedelta(seconds=2))
     assert [process for process in processes if process.is_running()] == []

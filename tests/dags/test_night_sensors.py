@@ -80,32 +80,26 @@ def test_nobody_trains_on_too_few_days(poke, monkeypatch):
     assert poke(obeys_every=False) is True
 
 
-RUNS = {
-    "early": SimpleNamespace(state="running", partition_key="2026-11-19", conf=None),
-    "by conf": SimpleNamespace(state="running", partition_key=None, conf={"date": "2026-11-18"}),
-    "late": SimpleNamespace(state="running", partition_key="2026-11-21", conf=None),
-    "waits": SimpleNamespace(state="queued", partition_key="2026-11-17", conf=None),
-}
-
-
 @pytest.mark.parametrize(
     ("states", "goes_on"),
     [
         ({}, True),
-        ({"early": None}, False),
-        ({"early": "up_for_retry"}, False),
-        ({"early": "success"}, True),
-        ({"early": "upstream_failed"}, True),
-        ({"by conf": "queued"}, False),
-        ({"late": "running"}, True),
-        ({"waits": None}, True),
+        ({"validate": None}, False),
+        ({"validate": "up_for_retry", "wait_for_start": "success"}, False),
+        ({"validate": "success"}, True),
+        ({"validate": "upstream_failed"}, True),
+        ({"validate": None, "wait_for_start": "up_for_reschedule"}, True),
     ],
-    ids=["none", "unstarted", "retrying", "through", "failed", "without key", "a later day", "not begun"],
+    ids=["none", "loading", "trying again", "through", "failed", "waiting for its time"],
 )
-def test_lists_wait_for_the_data_of_earlier_days_that_is_on_its_way(sensors, monkeypatch, states, goes_on):
-    found = {run_id: {"validate": state} for run_id, state in states.items()} | {"own": {"validate": None}}
-    channel = SimpleNamespace(send=lambda told: RUNS[told.run_id])
-    monkeypatch.setattr("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", channel, raising=False)
-    task = sensors.EarlierNights(task_id="x", nightly="shop__nightly", last_data_step="validate", date=DAY)
-    context = {"run_id": "own", "ti": SimpleNamespace(get_task_states=lambda dag_id, task_ids: found)}
-    assert task.poke(context) is goes_on
+@pytest.mark.parametrize("is_running", [True, False], ids=["running", "queued"])
+def test_lists_wait_for_the_data_that_is_on_its_way(sensors, states, goes_on, is_running):
+    found = {"own": {"validate": None}} | ({"other": states} if states else {})
+
+    def count(dag_id, run_ids, states):
+        assert (dag_id, run_ids, states) == ("shop__nightly", ["other"], ["running"])
+        return int(is_running)
+
+    task = sensors.OtherNights(task_id="x", nightly="shop__nightly")
+    ti = SimpleNamespace(get_task_states=lambda dag_id, task_ids: found, get_dr_count=count)
+    assert task.poke({"run_id": "own", "ti": ti}) is (goes_on or not is_running)
