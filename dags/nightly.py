@@ -22,6 +22,7 @@ before until the last step has ended. `schedule.tables_by` alerts when that is t
 - **other_nights waits**: nights of other days are still loading, as in a backfill. Nothing to do.
 - **refit stays `scheduled`**: the pool does not exist (`airflow pools set gpu 1 "steps on the GPU"`). It stays
   `queued`: no worker listens to the queue.
+- **drift green with an alert**: the day or its lists differ from those before; `nightjar report` shows how.
 - **export skipped**: readers see lists of a later day, which stay. That is how a past day is loaded again.
 - A site is missing here: look at the import errors.
 """
@@ -77,10 +78,10 @@ def other_nights(dag: DAG) -> OtherNights:
 
 
 def model_steps(path: Path, site: SiteHead) -> list[Any]:
-    """From the champion that stands to the release."""
+    """From the champion that stands to the release, and how it differs from those before."""
     refit = step(path, site, "refit", options={"nightly": None}, **ONE_NIGHT_AFTER_THE_OTHER)
     export = step(path, site, "export", outlets=[recommendations(site)], **ONE_NIGHT_AFTER_THE_OTHER)
-    return [refit, export]
+    return [refit, export, step(path, site, "drift", trigger_rule="none_failed")]
 
 
 def retrain_param() -> Param:

@@ -46,7 +46,7 @@ def explain(site: PipelineSite, store: Store, day: date, name: str) -> tuple[str
         rule = find_rule(name, contract(site))
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    content_of(store, day)
+    content_of(site, store, day)
     sentence = f"{rule.name} ({rule.severity}), {day}: {rule.words}; allowed is {limits_in_words(rule, site, day)}"
     if rule.of_each_row:
         return sentence, rows_that_break(site, store, day, rule)

@@ -16,8 +16,8 @@ import polars as pl
 from pipeline.checkpoint import Checkpoint, Verdict, quiet_context
 from pipeline.contract import Rule, contract
 from pipeline.data_docs import docs_folder, write_day, write_index
-from pipeline.days import present_content, read_days, stale_verdicts, update_days
-from pipeline.errors import ConfigurationError, ContractError
+from pipeline.days import present_content, read_days, stale_sessions, stale_verdicts, update_days
+from pipeline.errors import ConfigurationError, ContractError, RetryableError
 from pipeline.measures import Sums, add_part, profile, read_parts, row_measures
 from pipeline.publish import Store
 from pipeline.settings import PipelineSite
@@ -27,12 +27,23 @@ ROW_TABLES = ("events", "sessions")
 
 
 def validate_stale(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
-    """Judge `day` and every earlier day that changed since its verdict; raise ContractError if any fails."""
+    """Judge `day` and every earlier day that changed since its verdict; raise ContractError if any fails.
+
+    Of a day that another night is at work on only that night can judge: RetryableError if it is `day`.
+    """
     context = quiet_context()
     failures: dict[date, list[Verdict]] = {}
     warnings: dict[str, list[str]] = {}
     for judged in track(sorted({day, *stale_verdicts(store, day)}), "validating days"):
-        content = content_of(store, judged)
+        content = content_of(site, store, judged)
+        if content is None and judged == day:
+            raise RetryableError(
+                f"{site.name}: the events or sessions of {day} are being changed. Wait for the night that does it, or "
+                f"run `nightjar sessionize` for {day} again, then this step"
+            )
+        if content is None:
+            log.info("%s is being changed: the night that does it judges it", judged)
+            continue
         verdicts = judge_day(site, store, judged, context)
         record_verdicts(store, judged, content, verdicts)
         write_day(site, store, judged, verdicts)
@@ -53,14 +64,18 @@ def validate_stale(site: PipelineSite, store: Store, day: date) -> dict[str, Any
     return {"verdict": "passed", "warnings": warnings, "report": str(report)}
 
 
-def content_of(store: Store, day: date) -> str:
-    """What a day's events and sessions are, before they are judged; refuses a day that has none yet."""
-    contents = read_days(store).filter(pl.col("event_date") == day).select(present_content()).to_series()
-    if contents.is_empty() or contents[0] is None:
+def content_of(site: PipelineSite, store: Store, day: date) -> str | None:
+    """What a day's events and sessions are, before they are judged; None while they are being changed.
+
+    Raises ConfigurationError for a day that has had no sessions yet.
+    """
+    known = read_days(store).filter(pl.col("event_date") == day)
+    if known["sessions_built_from"].is_null().all():
         raise ConfigurationError(
             f"{day} has no sessions to validate. Run `nightjar ingest` and `nightjar sessionize` for it first"
         )
-    return str(contents[0])
+    content = known.select(present_content()).to_series()[0]
+    return None if content is None or day in stale_sessions(store, site.sessions) else str(content)
 
 
 def record_verdicts(store: Store, day: date, content: str, verdicts: Sequence[Verdict]) -> None:

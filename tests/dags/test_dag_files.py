@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 KINDS = {
-    "nightly": ["ingest", "sessionize", "validate", "other_nights", "refit", "export"],
+    "nightly": ["ingest", "sessionize", "validate", "other_nights", "refit", "export", "drift"],
     "retrain": ["newest_day", "features", "train", "promote"],
     "maintenance": ["newest_day", "compact", "vacuum"],
 }

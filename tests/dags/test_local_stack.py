@@ -18,7 +18,7 @@ from dags.local_stack import (
     only_one,
 )
 
-NIGHT = ["ingest", "sessionize", "validate", "other_nights", "refit", "export"]
+NIGHT = ["ingest", "sessionize", "validate", "other_nights", "refit", "export", "drift"]
 
 
 def test_a_port_that_is_taken_is_passed_over():

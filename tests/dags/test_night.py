@@ -6,7 +6,7 @@ import pytest
 
 KEYED_DAY, PARAM_DAY = "2026-11-09", "2026-11-10"
 DATA = ["ingest", "sessionize", "validate"]
-NIGHT = [*DATA, "refit", "export"]
+NIGHT = [*DATA, "refit", "export", "drift"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def told(in_airflow, airflow_home, tmp_path_factory, night_command):
 def test_all_steps_run_in_the_order_that_data_flows(told):
     for run in told["runs"][:2]:
         assert run["state"] == "success"
-        assert run["order"] == ["wait_for_start", *DATA, "other_nights", "refit", "export"]
+        assert run["order"] == ["wait_for_start", *DATA, "other_nights", "refit", "export", "drift"]
 
 
 def test_every_recipe_is_trained_with_every_seed(told, night_command):
