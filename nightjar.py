@@ -567,7 +567,8 @@ def lineage(
 ) -> None:
     """Trace a user's lists back to release, model, runs, days and their verdicts, raw files, code and site file."""
     from pipeline.publish import open_store
-    from serving_export.lineage import as_text, lineage
+    from serving_export.lineage import lineage
+    from serving_export.lineage_text import as_text
 
     the_site = read_site(site)
     told = lineage(the_site, open_store(the_site, must_exist=True), user, channel or None, version)

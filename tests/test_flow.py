@@ -14,6 +14,8 @@ from pipeline.days import stale_verdicts
 from pipeline.privacy import known_as
 from pipeline.tables import DAYS as DAYS_TABLE
 from pipeline.tables import ITEMS, REJECTED, events_table, sessions_table
+from serving_export.lineage import lineage
+from serving_export.lineage_text import as_text
 from serving_export.reader import Recommendations
 from serving_export.tables import DRIFT, POPULAR_ITEMS, RECOMMENDATIONS
 
@@ -170,3 +172,12 @@ def test_data_steps_alone_make_no_model(fresh_shop, command, without_great_expec
     code, out, err = command(fresh_shop.home, "run", "--site", fresh_shop.file, "--date", "2026-03-01", "--data-only")
     assert code == 0, err
     assert [json.loads(line)["step"] for line in out.splitlines()] == ["ingest", "sessionize", "validate"]
+
+
+def test_a_user_whose_id_is_hashed_is_traced_without_the_id(whole_way, secret, planted):
+    shop, _, _ = whole_way()
+    told = lineage(shop.site, shop.store, planted, None, None)
+    assert told["rows"]
+    assert [file["events_of_user"] for file in told["files"]] == [3, 3, 3]
+    assert planted not in as_text(told)
+    assert planted not in json.dumps(told, default=str)

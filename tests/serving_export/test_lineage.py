@@ -9,7 +9,8 @@ import pytest
 from pipeline.errors import ConfigurationError
 from pipeline.forget import remember
 from pipeline.tables import DAYS, FILES, events_table
-from serving_export.lineage import as_text, lineage
+from serving_export.lineage import lineage
+from serving_export.lineage_text import as_text
 from serving_export.tables import RECOMMENDATIONS
 
 
