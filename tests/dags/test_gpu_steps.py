@@ -40,7 +40,7 @@ def test_the_site_file_says_which_executor_and_pod_gpu_steps_get(in_airflow, wri
 @contextlib.contextmanager
 def stack_with_gpu_worker(home, conf, settings):
     """The local stack with a Celery executor beside its own, and one worker that listens to the queue of GPUs."""
-    port = free_port(8080)
+    port = free_port(20_000 + os.getpid() % 10_000)  # other stacks on this machine look from 8080 on
     celery = {
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor,CeleryExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",

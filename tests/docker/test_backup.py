@@ -85,6 +85,20 @@ def test_the_next_step_goes_on_from_the_restored_models(restored, night, small_s
     assert int(report["model_version"]) > int(night["promote"]["model_version"])
 
 
+def test_one_database_is_restored_over_itself(restored, backup, small_site):
+    over = ["--username", "postgres", "--clean", "--if-exists", "--exit-on-error", "--dbname", "mlflow"]
+    restored.run("postgres", "pg_restore", *over, str(backup / "mlflow.dump"))
+    refit = ["nightjar", "refit", "--site", f"{restored.folder}/conf/small.yaml", "--date", str(small_site.days[3])]
+    assert json.loads(restored.run("cpu-worker", *refit).splitlines()[-1])["model_version"]
+
+
+def test_an_upgrade_of_what_is_up_to_date_changes_nothing(restored, airflow_of, small_site):
+    words = [restored.here(word) for word in restored.services["init"]["command"]]
+    restored.run("init", *words)
+    restored.run("mlflow", "sh", "-c", 'mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"')
+    assert len(airflow_of(restored).runs("small__nightly", str(small_site.days[3]))) == 1
+
+
 def test_a_deployment_that_is_there_is_never_restored_over(running, docker, backup):
     deployment, _ = running
     ended = docker(deployment, "restore.sh", str(backup))
