@@ -25,6 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dags.airflow_api import AirflowApi, AirflowApiError, wait_until_healthy
+from dags.pools import DESCRIPTION, SLOTS, named_pools
 from dags.processes import ServerEndedError, kept
 from dags.site_files import conf_folder, read_site_files
 
@@ -181,8 +182,8 @@ def airflow_stack(home: Path, conf: Path, *, with_mlflow: bool = False) -> Itera
                     wait_until_listening(mlflow_port, check, SECONDS_TO_START)
             except (ServerEndedError, AirflowApiError) as error:
                 raise StackError(str(error)) from error
-            for pool in sorted({site.schedule.gpu_pool for site in read_site_files(conf).sites.values()}):
-                api.make_pool(pool, 1, "nightjar: steps on the GPU")
+            for pool in named_pools(conf):
+                api.make_pool(pool, SLOTS, DESCRIPTION)
             yield Stack(home, api, f"http://{LOOPBACK}:{mlflow_port}" if with_mlflow else None, check, environment)
 
 
