@@ -5,13 +5,11 @@ retry may cure, 2 usage or configuration, 3 the data broke its contract. Heavy p
 commands, so that --help answers at once.
 """
 
-import ctypes
 import errno
 import json
 import logging
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +26,7 @@ from dags.settings import Schedule
 from pipeline.dates import days_between
 from pipeline.durations import format_duration
 from pipeline.errors import ConfigurationError, NightjarError, RetryableError
+from pipeline.parent import end_with_parent
 from pipeline.site_file import load_site
 from serving_export.settings import ExportSite
 
@@ -848,10 +847,9 @@ def keep_stdout_for_results() -> None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to stop this process when its parent dies (Linux), if NIGHTJAR_DIE_WITH_PARENT is set."""
-    if os.environ.get("NIGHTJAR_DIE_WITH_PARENT") and sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    """End when the process that started us does, if NIGHTJAR_DIE_WITH_PARENT is set."""
+    if os.environ.get("NIGHTJAR_DIE_WITH_PARENT"):
+        end_with_parent()
         if os.getppid() == 1:
             sys.exit("the parent process is gone")
 

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from dags.alerts import Notifiers, finding_of
 from dags.step_command import StepCommand, step_command
+from pipeline.parent import end_with_parent
 
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 NOBODY = Notifiers([])
@@ -57,6 +58,7 @@ class StepOperator(BaseOperator):
     def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """Run the command to its end and give what it reports."""
         day = checked_day(self.date)
+        end_with_parent()  # a killed worker leaves its task process behind, whose command would meet that of the retry
         self._command = step_command(self.step, self.site_file, day if self.is_dated else None, self.options)
         self.log.info("$ %s", self._command.line)
         report = self._command.report(lambda line: self.log.info("%s", line))

@@ -8,7 +8,7 @@ from datetime import date
 import polars as pl
 
 from pipeline.dates import ONE_DAY
-from pipeline.errors import RetryableError
+from pipeline.errors import OvertakenError
 from pipeline.publish import Store
 from pipeline.settings import Sessions
 from pipeline.tables import DAYS
@@ -33,7 +33,7 @@ def update_days(store: Store, changes: pl.DataFrame, base: int | None = None) ->
     rows = pl.concat([DAYS.empty(), changes.join(kept, on="event_date", how="left")], how="diagonal_relaxed")
     try:
         return store.replace(DAYS, rows, {"event_date": dates}, base=version)
-    except RetryableError:
+    except OvertakenError:
         if base is not None:
             raise
         return update_days(store, changes)  # a neighbour set other columns: keep those as they are now

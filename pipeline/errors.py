@@ -16,6 +16,10 @@ class RetryableError(NightjarError):
     exit_code = 1
 
 
+class OvertakenError(RetryableError):
+    """Another writer was faster; what this one rests on has changed."""
+
+
 class ConfigurationError(NightjarError):
     """Wrong usage, configuration or input place; a retry cannot help."""
 

@@ -6,6 +6,7 @@ A process killed in between leaves the last version whole; unseen files are left
 """
 
 import contextlib
+import errno
 import json
 import re
 import time
@@ -23,7 +24,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, create_table_with_add_actions
 from polars.exceptions import PolarsError
 
-from pipeline.errors import ConfigurationError, RetryableError
+from pipeline.errors import ConfigurationError, OvertakenError, RetryableError
 from pipeline.privacy import check_secret, secret_digest, user_id_secret
 from pipeline.settings import PipelineSite
 from pipeline.tables import SITE, Table
@@ -31,6 +32,8 @@ from pipeline.tables import SITE, Table
 Partition = date | int | str
 MOST_TRIES = 20
 COMMITS_A_CHECKPOINT = 10  # with Delta's own 100 whoever opens a table reads up to 99 files of its log
+PASSING = {errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC}
+"""Faults of a disk or a mount that may pass by themselves."""
 KEEP_VERSIONS_FOR = timedelta(days=30)
 ODD_LETTER = re.compile(r"""[^!-~]|["#%<>?`{}|^\\]""")  # Delta percent-encodes these, polars does not decode them
 
@@ -115,7 +118,8 @@ class Store:
                 size = file.tell()
         except (OSError, PolarsError, ImportError) as error:  # ImportError: the library of an object store
             remove_part(address)
-            raise ConfigurationError(
+            kind = RetryableError if getattr(error, "errno", None) in PASSING else ConfigurationError
+            raise kind(
                 f"cannot write {address}: {getattr(error, 'strerror', None) or error}. Is the store writable?"
             ) from error
         return StagedFile(path, size, rows.height, partition)
@@ -204,7 +208,7 @@ class Store:
                 ) from error
             newest.update_incremental()
             return newest.version()
-        raise RetryableError(
+        raise OvertakenError(
             f"{uri}: {' or '.join(names[:3])} was changed by another writer meanwhile. Nothing was published there; "
             "run the step again"
         )
