@@ -671,18 +671,36 @@ def compact(site: SiteOption) -> None:
 @app.command()
 def vacuum(
     site: SiteOption,
+    day: Annotated[
+        str,
+        typer.Option("--date", help="Also remove what belongs to nights longer than keep_runs_for before this day."),
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
-    """Remove files that no version within keep_versions_for needs."""
+    """Remove files that no version within keep_versions_for needs, and what old nights left."""
     from pipeline import upkeep
     from pipeline.publish import open_store
 
     the_site = read_site(site)
-    tables = upkeep.vacuum(open_store(the_site, must_exist=True), dry_run=dry_run)
+    store = open_store(the_site, must_exist=True)
+    old: dict[str, Any] = {}
+    if day:
+        from serving_export.prune import prune
+
+        old = {"date": day, "old": prune(the_site, store, read_day(day), dry_run=dry_run)}
+    tables = upkeep.vacuum(store, dry_run=dry_run)
     total = {name: sum(table[name] for table in tables) for name in ("files", "bytes")}
     kept = format_duration(the_site.keep_versions_for)
     write_json(
-        {"step": "vacuum", "site": the_site.name, "dry_run": dry_run, "kept_for": kept, **total, "tables": tables}
+        {
+            "step": "vacuum",
+            "site": the_site.name,
+            **old,
+            "dry_run": dry_run,
+            "kept_for": kept,
+            **total,
+            "tables": tables,
+        }
     )
 
 

@@ -35,7 +35,7 @@ def maintenance(path: Path, site: SiteHead) -> DAG:
         chain(
             NewestDay(task_id="newest_day", nightly=f"{site.name}__nightly", site_file=str(path)),
             step(path, site, "compact", is_dated=False),
-            step(path, site, "vacuum", is_dated=False),
+            step(path, site, "vacuum"),
         )
     return dag
 

@@ -1,11 +1,13 @@
 """The training's part of a site file: which recipes run, what a list is, how a champion is chosen."""
 
 import difflib
+from datetime import timedelta
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from features.settings import FeaturesSite
+from pipeline.durations import Duration
 from pipeline.settings import Section
 from training.export_settings import Export, check_export
 from training.recipes import SequenceRecipe, find_recipe
@@ -38,6 +40,8 @@ class Training(Section):
     """`warm`: the champion learns one more pass through the newest day. `none`: it is exported as trained."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
     """Each sequence recipe is trained once with each; a recipe with a `seed` of its own keeps to that one."""
+    keep_runs_for: Duration = timedelta(days=90)
+    """How long a night's runs, versions and features stay after it, unless a release or champion still needs them."""
     metric_ks: tuple[PositiveInt, ...] = Field(default=(1, 5, 10, 20), min_length=1)
     """Lengths of the lists that metrics look at."""
 
