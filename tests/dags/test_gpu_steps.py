@@ -57,7 +57,7 @@ def stack_with_gpu_worker(home, conf, settings):
         api = AirflowApi(f"http://127.0.0.1:{port}")
         wait_until_healthy(api, check, 180)
         api.make_pool("gpu", 1, "one GPU")
-        yield Stack(home, api, None, check)
+        yield Stack(home, api, None, check, environment)
 
 
 @pytest.fixture(scope="module")
