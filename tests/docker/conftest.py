@@ -287,7 +287,8 @@ def running(
     """All of compose.yaml, after its service `init`; and what fails once a server has ended by itself."""
     with start_postgres(deployment), start_redis(deployment):
         deployment.run("init", *[deployment.here(word) for word in deployment.services["init"]["command"]])
-        with start_servers(deployment) as check:
+        others = tuple(name for name in SERVERS if name != "gpu-worker")  # that one may be killed
+        with start_servers(deployment, others) as check, start_servers(deployment, ("gpu-worker",)):
             yield deployment, check
 
 
@@ -296,7 +297,12 @@ def small_site(deployment: Deployment, raw_shop: Any, load: Any, write_site: Any
     """The site file of a small shop in the deployment's folders: three days loaded, the fourth delivered."""
     home = deployment.folder / "home"
     shutil.copytree(raw_shop.home / "raw", home / "raw", dirs_exist_ok=True)
-    shop = write_site(home, window={"length": "3d", "min_item_count": 2}, training={"recipes": {"popularity": None}})
+    shop = write_site(
+        home,
+        window={"length": "3d", "min_item_count": 2},
+        training={"recipes": {"popularity": None}},
+        schedule={"retry_delay": "1s"},
+    )
     load(shop, shop.days[:3])
     shutil.copy(shop.file, deployment.folder / "conf" / "small.yaml")
     deployment.of_workers |= {
@@ -308,13 +314,14 @@ def small_site(deployment: Deployment, raw_shop: Any, load: Any, write_site: Any
 
 
 @pytest.fixture(scope="session")
-def airflow_of() -> Callable[[Deployment], AirflowApi]:
-    """Gives Airflow's API for the admin of a deployment."""
+def stack_of() -> Callable[[Deployment, Any], Stack]:
+    """Gives what runs nights of a deployment, as its admin."""
 
-    def log_in(deployment: Deployment) -> AirflowApi:
+    def log_in(deployment: Deployment, check: Any) -> Stack:
         address = f"http://127.0.0.1:{deployment.ports['api-server:8080']}"
         token = token_for(address, "admin", deployment.variables["AIRFLOW_ADMIN_PASSWORD"])
-        return AirflowApi(address, _token=token)
+        api = AirflowApi(address, _token=token)
+        return Stack(deployment.folder, api, None, check, deployment.environment("scheduler"))
 
     return log_in
 
@@ -329,10 +336,9 @@ def token_for(address: str, user: str, password: str) -> str:
 
 @pytest.fixture(scope="session")
 def night(
-    running: tuple[Deployment, Any], small_site: Any, airflow_of: Callable[[Deployment], AirflowApi]
+    running: tuple[Deployment, Any], small_site: Any, stack_of: Callable[[Deployment, Any], Stack]
 ) -> dict[str, Any]:
     """Task -> its report, of a night of the small shop and of the retraining that follows it."""
-    deployment, check = running
-    stack, day = Stack(deployment.folder, airflow_of(deployment), None, check), str(small_site.days[3])
+    stack, day = stack_of(*running), str(small_site.days[3])
     stack.wait_for_dag("small__retrain", time.monotonic() + 60)  # it must be there to hear of the night
     return stack.run_night("small__nightly", day) | stack.follow_night("small__retrain", day)

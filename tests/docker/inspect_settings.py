@@ -3,16 +3,18 @@
 import json
 import re
 import sys
+from importlib import import_module
 from importlib.metadata import distribution, packages_distributions
+from pathlib import Path
 
 from airflow.configuration import conf
+from airflow.dag_processing.importers import get_importer_registry
 from airflow.sdk import DAG  # noqa: F401 (what it loads, Airflow has)
 from packaging.requirements import Requirement
 
 already = set(sys.modules)
-import dags.maintenance  # noqa: E402
-import dags.nightly  # noqa: E402
-import dags.retrain  # noqa: E402, F401
+for file in get_importer_registry().list_dag_files("dags", safe_mode=True):
+    import_module(f"dags.{Path(file).stem}")
 
 PREFIX = re.compile(r"AIRFLOW__([A-Z0-9_]+?)__([A-Z0-9_]+)")
 variables, installed = json.loads(sys.argv[1])

@@ -63,8 +63,8 @@ def restored(backup, running, docker, empty_deployment, start_postgres, start_se
         yield other
 
 
-def test_airflow_remembers_the_night_and_knows_its_admin(restored, airflow_of, small_site):
-    api = airflow_of(restored)
+def test_airflow_remembers_the_night_and_knows_its_admin(restored, stack_of, small_site):
+    api = stack_of(restored, None).airflow
     for dag in ("small__nightly", "small__retrain"):
         [run] = api.runs(dag, str(small_site.days[3]))
         assert api.run_state(dag, run) == "success"
@@ -92,11 +92,11 @@ def test_one_database_is_restored_over_itself(restored, backup, small_site):
     assert json.loads(restored.run("cpu-worker", *refit).splitlines()[-1])["model_version"]
 
 
-def test_an_upgrade_of_what_is_up_to_date_changes_nothing(restored, airflow_of, small_site):
+def test_an_upgrade_of_what_is_up_to_date_changes_nothing(restored, stack_of, small_site):
     words = [restored.here(word) for word in restored.services["init"]["command"]]
     restored.run("init", *words)
     restored.run("mlflow", "sh", "-c", 'mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"')
-    assert len(airflow_of(restored).runs("small__nightly", str(small_site.days[3]))) == 1
+    assert len(stack_of(restored, None).airflow.runs("small__nightly", str(small_site.days[3]))) == 1
 
 
 def test_a_deployment_that_is_there_is_never_restored_over(running, docker, backup):

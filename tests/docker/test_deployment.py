@@ -1,9 +1,11 @@
 """The deployment of compose.yaml as processes, with real Redis and PostgreSQL: a night of a small simulated shop."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.services
@@ -56,6 +58,52 @@ def test_models_and_their_files_went_through_the_server_of_mlflow(night, running
     deployment, _ = running
     assert list((deployment.folder / "artifacts").rglob("bundle"))
     assert not (deployment.folder / "home" / "mlflow.db").exists()
+
+
+def test_a_training_whose_worker_is_killed_starts_again_in_the_next_one(
+    night, running, small_site, stack_of, start_servers
+):
+    deployment, _ = running
+    kill_gpu_worker()
+    witness = deployment.folder / "witness.jsonl"
+    witness.write_text("")
+    stack, day = stack_of(*running), str(small_site.days[3])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(deployment.of_workers, "WITNESS_SECONDS_train", "600")
+        with start_servers(deployment, ("gpu-worker",)):
+            run = stack.airflow.start_run("small__retrain", day)
+            wait_for(lambda: "train" in witness.read_text())
+            kill_gpu_worker()
+            killed = time.time()
+    with start_servers(deployment, ("gpu-worker",)):
+        deadline = time.monotonic() + 240
+        assert stack.watch("small__retrain", run, day, deadline, None)["promote"]
+    first, second = [call for call in map(json.loads, witness.read_text().splitlines()) if call["step"] == "train"]
+    assert first["at"] < killed < second["at"] < killed + 90  # a minute to notice, and the start of a worker
+
+
+def kill_gpu_worker():
+    """SIGKILL for the worker and what it forked; its step is left to notice by itself."""
+    tasks = [child for child in psutil.Process().children(recursive=True) if "celery@gpu-worker" in title(child)]
+    assert tasks
+    for process in tasks:
+        process.kill()
+    psutil.wait_procs(tasks, timeout=10)
+    wait_for(lambda: not [child for child in psutil.Process().children(recursive=True) if "witness.py" in title(child)])
+
+
+def title(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.2)
 
 
 def test_workers_know_no_database(running):

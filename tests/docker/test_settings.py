@@ -35,6 +35,7 @@ def found(tmp_path_factory):
             json.dumps([sorted(variables | {MISSPELT}), listed]),
         ],
         env=os.environ | home,
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )
