@@ -248,7 +248,7 @@ class Prepared:
         depth = users.seen[seen].counts + self.channel.top_n
         for start in range(0, users.size, USERS_IN_SLAB):
             stop = min(users.size, start + USERS_IN_SLAB)
-            yield users.sequences(start, stop, self.assortment.num_known), depth[start:stop]
+            yield users.sequences(start, stop, self.assortment.num_known, by_user=False), depth[start:stop]
 
 
 def measure_kernels(told: argparse.Namespace) -> dict[str, Any]:

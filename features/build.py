@@ -27,7 +27,7 @@ def build_features(site: FeaturesSite, store: Store, night: date) -> dict[str, A
     sessions = sessions_until(site, store, days, night - ONE_DAY)
     vocabulary = learn_vocabulary(sessions, site.window.min_item_count)
     sequences = training_rows(sessions, vocabulary, night)
-    if sequences.is_empty():
+    if sequences.filter(pl.col("item_codes").list.len() >= 2).is_empty():
         raise ContractError(
             f"{site.name}: no session of {days[0]} to {days[-1]} holds two items with at least "
             f"{site.window.min_item_count} events. Lower window.min_item_count or lengthen window.length"
@@ -50,7 +50,7 @@ def build_features(site: FeaturesSite, store: Store, night: date) -> dict[str, A
 
 
 def training_rows(sessions: pl.DataFrame, vocabulary: Vocabulary, night: date) -> pl.DataFrame:
-    """Sessions as rows of `sequences`: known items only, at least two of them."""
+    """Sessions as rows of `sequences`: known items only, at least one of them; with just one, a session is history."""
     lists = ("item_ids", "offsets_seconds")
     events = (
         sessions.select("session_id", "visitor", "started_at", *lists).explode(lists).rename({"item_ids": "item_id"})
@@ -59,7 +59,7 @@ def training_rows(sessions: pl.DataFrame, vocabulary: Vocabulary, night: date) -
     rows = coded.group_by("session_id", "visitor", "started_at", maintain_order=True).agg(
         "offsets_seconds", item_codes="item_code"
     )
-    return rows.filter(pl.col("item_codes").list.len() >= 2).with_columns(night=pl.lit(night))
+    return rows.with_columns(night=pl.lit(night))
 
 
 def read_vocabulary(store: Store, night: date) -> Vocabulary:

@@ -37,14 +37,19 @@ def first_day(site: FeaturesSite, last: date, within: Duration) -> date:
     return (day_end(last, site.time_zone) - within).astimezone(ZoneInfo(site.time_zone)).date()
 
 
-def last_events(events: pl.LazyFrame, num_events: int) -> pl.DataFrame:
-    """One row a user: the last items in time order (list `item_ids`), and when the last one was."""
+def last_events(events: pl.LazyFrame, num_events: int, gap: Duration) -> pl.DataFrame:
+    """One row a user: the last items in time order (list `item_ids`), and when the last one was.
+
+    The list `session` numbers what lies between silences of more than `gap`.
+    """
+    is_silent = (pl.col("occurred_at").diff() > gap).fill_null(False)
     return (
         events.sort("user_id", "occurred_at", "event_id")
         .group_by("user_id", maintain_order=True)
         .agg(
             pl.col("visitor").last(),
             item_ids=pl.col("item_id").tail(num_events),
+            session=is_silent.cum_sum().cast(pl.Int64).tail(num_events),
             last_at=pl.col("occurred_at").last(),
         )
         .collect()

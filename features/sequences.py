@@ -1,12 +1,14 @@
 """Sessions as flat arrays: all item codes in a row, and where each session begins.
 
-    item_codes   [3 7 7 | 1 4 | 9 2 5 1]
-    offsets      [0       3     5        9]
+    item_codes     [3 7 7 | 1 4 | 9 2 5 1]
+    offsets        [0       3     5        9]
+    user_offsets   [0                2      3]      sessions 0 and 1 are of one user, session 2 is of another one
 
-No prefix is ever written out, and nothing is padded: a batch is a gather from these arrays.
+No prefix is ever written out, and nothing is padded: a batch is a gather from these arrays. What is gathered is a
+unit: a session, or, where sessions are grouped, a user with all of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -15,11 +17,12 @@ from numpy.typing import NDArray
 from features.vocabulary import PADDING, Vocabulary
 
 Integers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """S sessions with T events in all, in order of their start."""
+    """S sessions with T events in all, in order of their start; or user after user, each one's in that order."""
 
     item_codes: Integers
     """(T) item codes; 0 for an item that the vocabulary does not know."""
@@ -29,6 +32,10 @@ class Sequences:
     """(T) microseconds since 1970, UTC."""
     visitors: pl.Series
     """(S) whose session it is."""
+    user_offsets: Integers | None = None
+    """(U + 1) where each user's sessions begin in S; None: sessions are not grouped, each one is a unit."""
+    is_history: Mask | None = None
+    """(S) sessions that are input only, none of whose events is a target; None: there are none."""
 
     @property
     def num_sessions(self) -> int:
@@ -40,26 +47,116 @@ class Sequences:
         """(S) events of each session."""
         return np.diff(self.offsets)
 
+    @property
+    def num_units(self) -> int:
+        """Users if sessions are grouped, else S."""
+        return self.num_sessions if self.user_offsets is None else len(self.user_offsets) - 1
+
+    @property
+    def unit_lengths(self) -> Integers:
+        """(units) events of each unit."""
+        return self.lengths if self.user_offsets is None else np.diff(self.offsets[self.user_offsets])
+
+    @property
+    def num_targets(self) -> Integers:
+        """(S) events that follow another one in a session that is no history."""
+        following = np.maximum(self.lengths - 1, 0)
+        return following if self.is_history is None else np.where(self.is_history, 0, following)
+
     def session_of_event(self) -> Integers:
         """(T) the number of the session that an event belongs to."""
         return np.repeat(np.arange(self.num_sessions), self.lengths)
+
+    def events_of(self, sessions: Integers) -> Integers:
+        """Places in T of the events of some sessions, in the order given."""
+        return expand(self.offsets, sessions)
+
+    def take(self, sessions: Integers) -> "Sequences":
+        """Some sessions in the order given, not grouped."""
+        events, chosen = self.events_of(sessions), pl.Series(sessions, dtype=pl.UInt32)
+        return Sequences(
+            self.item_codes[events],
+            np.concatenate([[0], np.cumsum(self.lengths[sessions])]).astype(np.int64),
+            self.occurred_at[events],
+            self.visitors.gather(chosen),
+            is_history=None if self.is_history is None else self.is_history[sessions],
+        )
+
+    def after(self, history: "Sequences") -> "Sequences":
+        """The sessions behind earlier ones, which become history; neither may be grouped."""
+        return Sequences(
+            np.concatenate([history.item_codes, self.item_codes]),
+            np.concatenate([history.offsets, history.offsets[-1] + self.offsets[1:]]),
+            np.concatenate([history.occurred_at, self.occurred_at]),
+            pl.concat([history.visitors, self.visitors]),
+            is_history=np.arange(history.num_sessions + self.num_sessions) < history.num_sessions,
+        )
 
     def known_only(self) -> "Sequences":
         """Without events of unknown items; a session may become empty, but stays."""
         is_known = self.item_codes != PADDING
         num_known_before = np.concatenate([[0], np.cumsum(is_known)])
-        return Sequences(
-            self.item_codes[is_known], num_known_before[self.offsets], self.occurred_at[is_known], self.visitors
+        offsets = num_known_before[self.offsets]
+        return replace(
+            self, item_codes=self.item_codes[is_known], offsets=offsets, occurred_at=self.occurred_at[is_known]
         )
 
     def at_least(self, num_events: int) -> "Sequences":
-        """Only sessions of at least so many events."""
+        """Only sessions of at least so many events; a user may be left without any, but stays."""
         is_kept = self.lengths >= num_events
-        of_event = np.repeat(is_kept, self.lengths)
-        offsets = np.concatenate([[0], np.cumsum(self.lengths[is_kept])])
-        return Sequences(
-            self.item_codes[of_event], offsets, self.occurred_at[of_event], self.visitors.filter(pl.Series(is_kept))
-        )
+        kept = self.take(np.flatnonzero(is_kept))
+        if self.user_offsets is None:
+            return kept
+        num_kept_before = np.concatenate([[0], np.cumsum(is_kept)])
+        return replace(kept, user_offsets=num_kept_before[self.user_offsets])
+
+    def by_user(self) -> "Sequences":
+        """Grouped by visitor, who come in order of their last session's start; `user_order` gives the sessions."""
+        sessions, user_offsets = user_order(self.visitors)
+        return replace(self.take(sessions), user_offsets=user_offsets)
+
+    def with_targets(self) -> "Sequences":
+        """Of grouped sessions, those of users who have a target."""
+        assert self.user_offsets is not None, "sessions are not grouped by user"
+        num_before = np.concatenate([[0], np.cumsum(self.num_targets)])
+        users = np.flatnonzero(np.diff(num_before[self.user_offsets]))
+        num_sessions = np.diff(self.user_offsets)[users]
+        taken = self.take(expand(self.user_offsets, users))
+        return replace(taken, user_offsets=np.concatenate([[0], np.cumsum(num_sessions)]))
+
+    def newest(self, num_sessions: int) -> "Sequences":
+        """Of each user only so many sessions, the newest ones; not grouped."""
+        sessions, user_offsets = user_order(self.visitors)
+        num_later = np.repeat(user_offsets[1:], np.diff(user_offsets)) - 1 - np.arange(len(sessions))
+        return self.take(np.sort(sessions[num_later < num_sessions]))
+
+    def cut_at_silences(self, longest: int) -> "Sequences":
+        """Each session as a user with sessions of its own, cut where more than `longest` microseconds pass."""
+        starts = np.zeros(len(self.item_codes) + 1, dtype=bool)
+        starts[1:-1] = np.diff(self.occurred_at) > longest
+        starts[self.offsets] = True
+        offsets = np.flatnonzero(starts)
+        user_offsets = np.searchsorted(offsets, self.offsets)
+        visitors = self.visitors.gather(np.repeat(np.arange(self.num_sessions), np.diff(user_offsets)))
+        return Sequences(self.item_codes, offsets, self.occurred_at, visitors, user_offsets)
+
+
+def expand(offsets: Integers, chosen: Integers) -> Integers:
+    """The places that lie between `offsets[n]` and `offsets[n + 1]`, for each n chosen, end to end."""
+    lengths = np.diff(offsets)[chosen]
+    ends = np.cumsum(lengths)
+    return np.repeat(offsets[chosen] - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def user_order(visitors: pl.Series) -> tuple[Integers, Integers]:
+    """Sessions (S) with those of a visitor side by side and in their order, and where each visitor's begin.
+
+    Visitors come in order of their last session.
+    """
+    numbered = pl.DataFrame({"visitor": visitors}).with_row_index("session")
+    ordered = numbered.with_columns(last=pl.col("session").max().over("visitor")).sort("last", "session")
+    lengths = ordered.group_by("last", maintain_order=True).len()["len"].cast(pl.Int64).to_numpy()
+    return ordered["session"].cast(pl.Int64).to_numpy(), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def encode_sessions(sessions: pl.DataFrame, vocabulary: Vocabulary) -> Sequences:

@@ -14,7 +14,7 @@ VOCABULARY = Table(
 
 SEQUENCES = Table(
     "sequences",
-    "one row per training session, as item codes in time order",
+    "one row per session with a known item, as item codes in time order",
     {
         "night": pl.Date,
         "session_id": pl.String,

@@ -13,6 +13,9 @@ from pipeline.publish import Store
 from pipeline.sessions import trim_sessions
 from pipeline.tables import sessions_table
 
+INPUT_COLUMNS = ("session_id", "visitor", "started_at", "item_ids", "offsets_seconds")
+"""What of `sessions` is read as input."""
+
 
 def window_days(site: FeaturesSite, store: Store, last: date) -> list[date]:
     """The passed days of the window that ends with `last`; raises ConfigurationError if there are too few."""
@@ -38,6 +41,20 @@ def held_out_sessions(site: FeaturesSite, store: Store, day: date) -> pl.DataFra
     """Sessions that start on `day`; raises ContractError unless the day passed validation."""
     check_passed(site, store, day)
     return sessions_until(site, store, [day], day)
+
+
+def earlier_sessions(site: FeaturesSite, store: Store, sessions: pl.DataFrame, day: date, most: int) -> pl.DataFrame:
+    """What the visitors of some sessions of `day` did in the window before it: each one's newest `most` sessions.
+
+    Trimmed at the end of the day before; of passed days only.
+    """
+    last = day - ONE_DAY
+    days = passed_days(store, day - (site.window.length // ONE_DAY) * ONE_DAY, last)
+    visitors = sessions.lazy().select("visitor").unique()
+    scanned = store.scan(sessions_table(site.source.context)).filter(pl.col("session_date").is_in(days))
+    theirs = trim_sessions(scanned.join(visitors, on="visitor", how="semi"), last, site).select(INPUT_COLUMNS)
+    newest_first = pl.int_range(pl.len(), 0, -1).over("visitor")
+    return theirs.sort("started_at", "session_id").filter(newest_first <= most).collect()
 
 
 def check_passed(site: FeaturesSite, store: Store, day: date) -> None:

@@ -32,19 +32,27 @@ class BucketUsers:
     """What each rule of the channels leaves out."""
     events: pl.DataFrame
     """user (its number), user_id, item_id, item_code, event_type, occurred_at, event_date; in order of time."""
+    session_gap: timedelta
+    """The silence that ends a session at this site."""
 
     @property
     def size(self) -> int:
         """U."""
         return self.table.height
 
-    def sequences(self, start: int, stop: int, num_known: int) -> Sequences:
-        """The histories of neighbouring users as a model reads them: without items that it does not know."""
+    def sequences(self, start: int, stop: int, num_known: int, by_user: bool) -> Sequences:
+        """The histories of neighbouring users as a model reads them: without items that it does not know.
+
+        A user's is a session, or with `by_user` several ones, cut at silences.
+        """
         part = self.histories.slab(start, stop)
         first = int(self.histories.offsets[start])
         codes = np.where(part.codes < num_known, part.codes, 0)
         happened = self.occurred_at[first : first + len(codes)]
-        return Sequences(codes, part.offsets, happened, self.table["user_id"].slice(start, stop - start)).known_only()
+        sequences = Sequences(codes, part.offsets, happened, self.table["user_id"].slice(start, stop - start))
+        if not by_user:
+            return sequences.known_only()
+        return sequences.cut_at_silences(self.session_gap // timedelta(microseconds=1)).known_only().at_least(1)
 
 
 def read_bucket(
@@ -69,7 +77,8 @@ def read_bucket(
     table = pl.concat([users, last], how="horizontal").join(sessions, on="visitor", how="left", maintain_order="left")
     histories, occurred_at = last_known(recent, ends, export.input.last_events)
     seen = {rule: seen_items(coded, end, rule, users.height) for rule in rules}
-    return BucketUsers(table.drop("visitor"), histories, occurred_at, seen, coded.drop("visitor", "segment"))
+    events = coded.drop("visitor", "segment")
+    return BucketUsers(table.drop("visitor"), histories, occurred_at, seen, events, site.sessions.gap)
 
 
 def last_known(events: pl.DataFrame, ends: Integers, num_events: int) -> tuple[UserItems, Integers]:

@@ -44,6 +44,7 @@ from serving_export.triggers import find_triggers
 from training.bundle import Bundle
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, number
+from training.units import reads_users
 
 NUM_QUERIES = 1000
 """Users whose exact lists an approximate index is measured by."""
@@ -214,7 +215,7 @@ def some_vectors(
     parts: list[Vectors] = []
     for bucket in range(site.buckets):
         users = read_bucket(site, store, day, bucket, assortment, [])
-        sequences = users.sequences(0, min(users.size, NUM_QUERIES), assortment.num_known)
+        sequences = users.sequences(0, min(users.size, NUM_QUERIES), assortment.num_known, reads_users(bundle.recipe))
         vectors_UD = session_vectors(bundle, sequences, vectors_ID.shape[1])
         parts.append(vectors_UD[np.isfinite(vectors_UD).all(1)])
         if sum(map(len, parts)) >= NUM_QUERIES:

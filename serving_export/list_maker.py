@@ -25,6 +25,7 @@ from serving_export.scoring import CountScorer, Scorer, Vectors, VectorScorer, s
 from training.bundle import Bundle
 from training.export_settings import Seen
 from training.models.base import top_of_scores
+from training.units import reads_users
 
 USERS_IN_SLAB = 16_384
 SEARCHED_AT_ONCE = 4096
@@ -78,8 +79,8 @@ class ListMaker:
 
     def add_ranked(self, lists: list[Lists], bundle: Bundle, users: BucketUsers, start: int, stop: int) -> None:
         """Fill places with what the model ranks."""
-        sequences = users.sequences(start, stop, self.assortment.num_known)
-        is_served = sequences.lengths > 0
+        sequences = users.sequences(start, stop, self.assortment.num_known, reads_users(bundle.recipe))
+        is_served = sequences.unit_lengths > 0
         scorer: Scorer
         if self.vectors_ID is None:
             scorer = CountScorer(bundle, sequences)

@@ -85,8 +85,8 @@ def session_vectors(bundle: Bundle, sequences: Sequences, dimension: int) -> Vec
         found: Vectors = model.session_vectors(gather(sequences, users_R)).float().numpy()
         return found
 
-    vectors_UD = np.full((sequences.num_sessions, dimension), NOT_SERVED, np.float32)
-    served = np.flatnonzero(sequences.lengths)
+    vectors_UD = np.full((sequences.num_units, dimension), NOT_SERVED, np.float32)
+    served = np.flatnonzero(sequences.unit_lengths)
     for start in range(0, len(served), USERS_AT_ONCE):
         chunk = served[start : start + USERS_AT_ONCE]
         vectors_UD[chunk] = serve_each(of_some, chunk, dimension)

@@ -22,7 +22,7 @@ from features.vocabulary import Vocabulary
 from pipeline.errors import ConfigurationError
 from training.baselines import BASELINES
 from training.models import MODELS
-from training.models.base import Recommender, SessionModel
+from training.models.base import Recommender
 from training.models.prior import WithPrior
 from training.recipes import Recipe, SequenceRecipe
 
@@ -51,8 +51,7 @@ def build(recipe: Recipe, num_codes: int) -> Recommender:
         return baseline
     if recipe.encoder not in MODELS:
         raise ConfigurationError(f"there is no encoder {recipe.encoder!r}; there are {', '.join(MODELS)}")
-    encoder: Any = MODELS[recipe.encoder]
-    model: SessionModel = encoder(num_codes, recipe.hidden_size, recipe.dropout)
+    model = MODELS[recipe.encoder].of_recipe(recipe, num_codes)
     return model if recipe.prior_half_life is None else WithPrior(model, num_codes, recipe.prior_half_life)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from features.sequences import Integers, Sequences, encode_sessions
+from features.sequences import Integers, Sequences, encode_sessions, user_order
 from features.vocabulary import PADDING, Vocabulary, learn_vocabulary
 from training.batch import all_batches
 from training.bundle import Bundle
@@ -22,16 +22,25 @@ from training.exposure import count_exposures, exposure_figures, gini
 from training.lists import fill_lists
 from training.models.base import TopItems
 from training.outcomes import Outcomes
+from training.recipes import SequenceRecipe
 from training.slices import KINDS, slice_events
+from training.units import reads_users
 
 SESSIONS_AT_ONCE = 512
 MISS = 0  # a rank outside the list
 
 
-def evaluate_next(bundle: Bundle, sessions: pl.DataFrame, ks: Sequence[int]) -> Outcomes:
-    """Outcomes of the protocols `all`, with its slices, and `warm` on sessions (rows of the `sessions` table)."""
+def evaluate_next(
+    bundle: Bundle, sessions: pl.DataFrame, ks: Sequence[int], earlier: pl.DataFrame | None = None
+) -> Outcomes:
+    """Outcomes of the protocols `all`, with its slices, and `warm` on sessions (rows of the `sessions` table).
+
+    `earlier` are sessions of the same visitors before all of these: history, none of whose events is a target.
+    """
     ks = sorted(ks)
-    raw = encode_sessions(sessions, bundle.vocabulary).at_least(2)
+    earlier = sessions.clear() if earlier is None else earlier
+    every_raw, history = (encode_sessions(rows, bundle.vocabulary) for rows in (sessions, earlier))
+    raw, num_earlier_S = every_raw.at_least(2), count_earlier(every_raw, history)[every_raw.lengths >= 2]
     named = encode_sessions(sessions, learn_vocabulary(sessions, 1)).at_least(2)
     is_known = raw.item_codes != PADDING
     is_first = np.isin(np.arange(len(raw.item_codes)), raw.offsets[:-1])
@@ -39,10 +48,14 @@ def evaluate_next(bundle: Bundle, sessions: pl.DataFrame, ks: Sequence[int]) -> 
     num_known_in_session = num_known - num_known[raw.offsets[:-1]][raw.session_of_event()]
     is_ranked = is_known & (num_known_in_session > 0)
     ranks = np.full(len(raw.item_codes), MISS)
-    ranks[is_ranked], exposures_KI = rank_next_events(bundle, raw.known_only(), ks)
+    ranks[is_ranked], exposures_KI = (
+        rank_after_histories(bundle, every_raw, history, ks)
+        if reads_users(bundle.recipe)
+        else rank_next_events(bundle, raw.known_only().at_least(2), ks)
+    )
     targets = pl.DataFrame({"rank": ranks, "is_first": is_first, "is_warm": is_ranked, "is_cold": ~is_known})
     targets = targets.with_columns(
-        slice_events(raw, named, bundle.vocabulary), visitor=raw.visitors.gather(raw.session_of_event())
+        slice_events(raw, named, bundle.vocabulary, num_earlier_S), visitor=raw.visitors.gather(raw.session_of_event())
     )
     every = targets.filter(~pl.col("is_first"))
     names, main = next_metrics(ks), (f"next_recall_at_{ks[-1]}", f"next_mrr_at_{ks[-1]}")
@@ -56,14 +69,34 @@ def evaluate_next(bundle: Bundle, sessions: pl.DataFrame, ks: Sequence[int]) -> 
     return Outcomes(pl.concat(parts, how="diagonal"), names, whole)
 
 
+def count_earlier(sequences: Sequences, history: Sequences) -> Integers:
+    """(S) how many sessions a visitor had before each, in the history and among these."""
+    visitors = pl.concat([history.visitors, sequences.visitors])
+    found = pl.DataFrame({"visitor": visitors}).select(pl.int_range(pl.len(), dtype=pl.Int64).over("visitor"))
+    return found.to_series().to_numpy()[history.num_sessions :]
+
+
+def rank_after_histories(
+    bundle: Bundle, sequences: Sequences, history: Sequences, ks: Sequence[int]
+) -> tuple[Integers, Integers]:
+    """As `rank_next_events`, of a model that reads a user's earlier sessions: those before the day, and of the day."""
+    assert isinstance(bundle.recipe, SequenceRecipe)
+    kept = history.known_only().at_least(1).newest(bundle.recipe.max_sessions)
+    known = sequences.known_only().at_least(1).after(kept)
+    ranks, exposures_KI = rank_next_events(bundle, known.by_user().with_targets(), ks)
+    sessions, _ = user_order(known.visitors)
+    session_of_rank = np.repeat(sessions, known.num_targets[sessions])
+    return ranks[np.argsort(session_of_rank, kind="stable")], exposures_KI
+
+
 def rank_next_events(bundle: Bundle, known: Sequences, ks: Sequence[int]) -> tuple[Integers, Integers]:
-    """The rank of each event that follows another one in its session, in order; MISS outside the best of `ks`.
+    """The rank of each target of some sequences, in order; MISS outside the best of `ks`.
 
     Also (K, I) how often each item stood in the top k of the lists that these were looked for in.
     """
     ranks = [np.empty(0, dtype=np.int64)]
     exposures_KI = np.zeros((len(ks), bundle.vocabulary.num_codes), dtype=np.int64)
-    for _, batch in all_batches(known.at_least(2), SESSIONS_AT_ONCE):
+    for _, batch in all_batches(known, SESSIONS_AT_ONCE):
         top = bundle.recommender.recommend_targets(batch, max(ks), bundle.as_of)
         ranks.append(rank_targets(top, batch.targets().numpy()))
         exposures_KI += count_exposures(top.codes_RN, ks, bundle.vocabulary.num_codes)
@@ -111,7 +144,8 @@ def evaluate_lists(
     not be made counts as zero. recall = items of the day in the list / items of the day, a mean over users.
     """
     active = histories.join(truths, on="user_id", how="semi")
-    lists = fill_lists(bundle.recommender, bundle.as_of, bundle.vocabulary, active, seen, max(ks))
+    by_user = reads_users(bundle.recipe)
+    lists = fill_lists(bundle.recommender, bundle.as_of, bundle.vocabulary, active, seen, max(ks), by_user)
     coded = bundle.vocabulary.encode(truths.join(histories, on="user_id", how="semi"))
     listed = pl.concat(
         [pl.DataFrame(schema={"user_id": pl.String, "rank": pl.Int64, "item_code": pl.Int64})]

@@ -30,6 +30,7 @@ from training.recipes import SequenceRecipe
 from training.session_parallel import Step, parallel_steps
 
 CHECKPOINT, BEST = "last", "best"
+PRIORS_A_BATCH = 16
 STEPS_UNREAD = 100  # on an accelerator: reading a loss waits for all that was asked of it before
 
 Losses = dict[str, float]
@@ -60,7 +61,7 @@ class EpochBatches:
     def __init__(self, sequences: Sequences, recipe: SequenceRecipe, epoch: int, rank: int, world_size: int) -> None:
         self.sequences = sequences
         self.plan = plan_batches(
-            sequences.lengths,
+            sequences.unit_lengths,
             recipe.batch_size,
             "shuffled" if recipe.order == "shuffled" else "chronological",
             seed=recipe.seed,
@@ -74,7 +75,7 @@ class EpochBatches:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        return (gather(self.sequences, sessions) for sessions in self.plan)
+        return (gather(self.sequences, units) for units in self.plan)
 
 
 class ParallelSteps:
@@ -132,11 +133,25 @@ class SessionTraining(lightning.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """() the loss of a batch."""
-        states_RD = self.model.states(batch)[batch.target_mask]
-        loss = self.next_item(self.model, states_RD, batch.targets(), batch.as_of)
+        loss = self.next_item_loss(batch)
         terms = self.model.extra_terms(batch)
-        self.note({"train_loss": loss, **terms}, len(states_RD))
+        self.note({"train_loss": loss, **terms}, int(batch.target_mask.sum()))
         return loss + sum(terms.values())
+
+    def next_item_loss(self, batch: Batch) -> Tensor:
+        """() the mean over the targets.
+
+        Sessions of users lie all over the window, so what is popular is asked for anew on the way through their time.
+        """
+        states_RD, targets_R = self.model.states(batch)[batch.target_mask], batch.targets()
+        if batch.user_offsets is None or self.recipe.prior_half_life is None:
+            loss: Tensor = self.next_item(self.model, states_RD, targets_R, batch.as_of)
+            return loss
+        parts = [
+            self.next_item(self.model, states_RD[rows_R], targets_R[rows_R], as_of) * len(rows_R)
+            for rows_R, as_of in batch.targets_in_time(PRIORS_A_BATCH)
+        ]
+        return torch.stack(parts).sum() / len(targets_R)
 
     def note(self, losses: Mapping[str, Tensor], num_rows: int) -> None:
         """Take a step's losses into the means; reading them waits for the device, so not often where that costs."""

@@ -4,12 +4,13 @@ Only seen items are fetched beyond n, so with m of them filtered, n come back wh
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import torch
 
-from features.sequences import Sequences
+from features.sequences import Integers, Sequences
 from features.vocabulary import Vocabulary
 from training.batch import gather
 from training.models.base import Recommender
@@ -17,27 +18,44 @@ from training.models.base import Recommender
 USERS_AT_ONCE = 1024
 
 
-def encode_histories(histories: pl.DataFrame, vocabulary: Vocabulary) -> tuple[Sequences, pl.Series]:
+def encode_histories(
+    histories: pl.DataFrame, vocabulary: Vocabulary, by_user: bool = False
+) -> tuple[Sequences, pl.Series]:
     """Each user's last items (`user_id`, list `item_ids`) as a session of known items; users with none are left out.
 
-    Returns the sequences and the user of each.
+    With `by_user` as the sessions that the list `session` tells apart, grouped. Returns the sequences and their users.
     """
-    events = vocabulary.encode(histories.select("user_id", "last_at", item_id="item_ids").explode("item_id"))
+    lists = {"item_id": "item_ids"} | ({"session": "session"} if by_user else {})
+    events = vocabulary.encode(histories.select("user_id", "last_at", **lists).explode(list(lists)))
     known = events.filter(pl.col("item_code") > 0)
-    users = known.group_by("user_id", maintain_order=True).agg(pl.len())
-    offsets = np.concatenate([[0], users["len"].cast(pl.Int64).to_numpy().cumsum()])
+    of_session = ["user_id", "session"] if by_user else ["user_id"]
+    sessions = known.group_by(of_session, maintain_order=True).agg(pl.len().cast(pl.Int64))
+    users = sessions.group_by("user_id", maintain_order=True).agg(pl.len().cast(pl.Int64))
     happened = known["last_at"].dt.epoch("us").to_numpy()
-    return Sequences(known["item_code"].to_numpy(), offsets, happened, users["user_id"]), users["user_id"]
+    sequences = Sequences(known["item_code"].to_numpy(), ends(sessions["len"]), happened, sessions["user_id"])
+    return replace(sequences, user_offsets=ends(users["len"])) if by_user else sequences, users["user_id"]
+
+
+def ends(lengths: pl.Series) -> Integers:
+    """0, and where each of some things in a row ends."""
+    return np.concatenate([[0], lengths.to_numpy().cumsum()])
 
 
 def fill_lists(
-    recommender: Recommender, as_of: int, vocabulary: Vocabulary, histories: pl.DataFrame, seen: pl.DataFrame, n: int
+    recommender: Recommender,
+    as_of: int,
+    vocabulary: Vocabulary,
+    histories: pl.DataFrame,
+    seen: pl.DataFrame,
+    n: int,
+    by_user: bool = False,
 ) -> Iterator[pl.DataFrame]:
     """Lists of up to `n` unseen items, a frame of users at a time: user_id, rank (from 1), item_code, score.
 
-    `seen` holds `user_id`, `item_id` pairs to leave out. Users without any known item get no rows.
+    `seen` holds `user_id`, `item_id` pairs to leave out. `by_user` is for models that read a user's sessions. Users
+    without any known item get no rows.
     """
-    sequences, users = encode_histories(histories, vocabulary)
+    sequences, users = encode_histories(histories, vocabulary, by_user)
     seen_codes = vocabulary.encode(seen).filter(pl.col("item_code") > 0).select("user_id", "item_code")
     num_seen = (
         users.to_frame("user_id")

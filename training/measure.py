@@ -7,7 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from features.histories import active_events, last_events, listed_user, seen_items
-from features.window import held_out_sessions
+from features.window import earlier_sessions, held_out_sessions
 from pipeline.dates import ONE_DAY
 from pipeline.days import passed_days
 from pipeline.publish import Store
@@ -15,6 +15,7 @@ from pipeline.tables import events_table
 from training.bundle import Bundle
 from training.evaluation import evaluate_lists, evaluate_next
 from training.outcomes import Outcomes, merge
+from training.recipes import MOST_SESSIONS
 from training.settings import TrainingSite
 
 
@@ -23,6 +24,8 @@ class HeldOutDay(NamedTuple):
 
     day: date
     sessions: pl.DataFrame
+    earlier: pl.DataFrame
+    """Sessions of the same visitors in the window before the day."""
     histories: pl.DataFrame
     """Last events before the day of every user who is there on the day."""
     seen: pl.DataFrame
@@ -34,7 +37,9 @@ class HeldOutDay(NamedTuple):
 def read_held_out_day(site: TrainingSite, store: Store, day: date) -> HeldOutDay:
     """A day to test on."""
     parts = [list_inputs(site, store, day, bucket) for bucket in range(site.buckets)]
-    return HeldOutDay(day, held_out_sessions(site, store, day), *map(pl.concat, zip(*parts, strict=True)))
+    sessions = held_out_sessions(site, store, day)
+    earlier = earlier_sessions(site, store, sessions, day, MOST_SESSIONS)
+    return HeldOutDay(day, sessions, earlier, *map(pl.concat, zip(*parts, strict=True)))
 
 
 def measure_bundle(bundle: Bundle, held_out: HeldOutDay, ks: Sequence[int]) -> Outcomes:
@@ -42,7 +47,7 @@ def measure_bundle(bundle: Bundle, held_out: HeldOutDay, ks: Sequence[int]) -> O
     if bundle.data_through >= held_out.day:
         raise ValueError(f"a model that has seen {bundle.data_through} cannot be tested on {held_out.day}")
     lists = evaluate_lists(bundle, held_out.histories, held_out.seen, held_out.truths, ks)
-    return merge([evaluate_next(bundle, held_out.sessions, ks), lists])
+    return merge([evaluate_next(bundle, held_out.sessions, ks, held_out.earlier), lists])
 
 
 def list_inputs(
@@ -52,7 +57,8 @@ def list_inputs(
     rules = site.export
     before = active_events(site, store, day - ONE_DAY, rules.active_within, bucket)
     truths = user_items(site, store, day, bucket)
-    histories = last_events(before.join(truths.lazy(), on="user_id", how="semi"), rules.input.last_events)
+    present = before.join(truths.lazy(), on="user_id", how="semi")
+    histories = last_events(present, rules.input.last_events, site.sessions.gap)
     return histories, seen_before(site, store, day - ONE_DAY, bucket, histories), truths
 
 

@@ -18,6 +18,10 @@ Decay = Literal["same", "linear", "div", "quadratic", "log"]
 
 CARRYING = ("gru4rec",)
 """Encoders that can carry their state from step to step."""
+OF_USERS = ("hrnn",)
+"""Encoders that read a user's earlier sessions."""
+MOST_SESSIONS = 50
+"""Of a user, that any recipe reads."""
 
 
 class SequenceRecipe(Section):
@@ -26,6 +30,14 @@ class SequenceRecipe(Section):
     kind: Literal["sequence"] = "sequence"
     encoder: str
     """A name in training.models.MODELS."""
+    sequence: Literal["session", "user"] = "session"
+    """What is read as one: a session, or a user's sessions in order of time."""
+    max_sessions: int = Field(default=20, ge=1, le=MOST_SESSIONS)
+    """Of sequence user: sessions of a user that are read, the newest; in evaluation, beside those of the day."""
+    propagate: Literal["init", "all"] = "init"
+    """Of hrnn: whether the user's state opens each session only, or is an input at every event, too."""
+    backprop_sessions: int = Field(default=1, ge=1)
+    """Of hrnn: a gradient reaches no further back than so many sessions; 1: the session itself, as published."""
     hidden_size: int = Field(default=128, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the input vector that is blanked while training."""
@@ -58,7 +70,7 @@ class SequenceRecipe(Section):
     patience: int = Field(default=2, ge=1)
     """Of `train --purpose tune`: passes that may go by without a better metric on the held-out day."""
     batch_size: int = Field(default=256, ge=1)
-    """Sessions in a batch; of session_parallel, side by side."""
+    """Sessions, or users, in a batch; of session_parallel, sessions side by side."""
     batch_events: int = Field(default=0, ge=0)
     """Events in a batch at most, beside batch_size; 0: no such bound. Shuffled sessions go with others as long."""
     optimiser: Literal["adam", "adagrad"] = "adam"
@@ -131,6 +143,23 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
             recipe.order == "session_parallel" and recipe.encoder not in CARRYING,
             f"order session_parallel needs an encoder that carries its state ({', '.join(CARRYING)}), "
             f"not {recipe.encoder}; take chronological or shuffled",
+        ),
+        (
+            recipe.sequence == "user" and recipe.encoder not in OF_USERS,
+            f"sequence user needs an encoder that reads earlier sessions ({', '.join(OF_USERS)}), "
+            f"not {recipe.encoder}; take sequence session",
+        ),
+        (
+            recipe.sequence == "session" and recipe.encoder in OF_USERS,
+            f"encoder {recipe.encoder} reads a user's earlier sessions; set sequence: user, or take encoder gru",
+        ),
+        (
+            recipe.sequence == "session" and is_set("max_sessions"),
+            "max_sessions bounds a user's sessions, but sequence is session; leave it out",
+        ),
+        (
+            recipe.encoder != "hrnn" and (is_set("propagate") or is_set("backprop_sessions")),
+            f"propagate and backprop_sessions belong to encoder hrnn, but encoder is {recipe.encoder}; leave them out",
         ),
     ]
 
@@ -263,6 +292,11 @@ def gru4rec() -> Recipe:
     )
 
 
+def hrnn() -> Recipe:
+    """HRNN Init with full cross-entropy: users with their sessions, about as many events a step as `gru`."""
+    return SequenceRecipe(encoder="hrnn", sequence="user", batch_size=64)
+
+
 def lstm() -> Recipe:
     """The plain LSTM with full cross-entropy."""
     return SequenceRecipe(encoder="lstm")
@@ -286,6 +320,7 @@ def recent_popularity() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "gru": gru,
     "gru4rec": gru4rec,
+    "hrnn": hrnn,
     "lstm": lstm,
     "rnn": rnn,
     "popularity": popularity,

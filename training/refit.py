@@ -27,6 +27,7 @@ from training.recipes import SequenceRecipe
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, newest, number
 from training.train import describe_window, fit_in, make, microseconds_at_end, surroundings
+from training.units import training_units
 
 if TYPE_CHECKING:
     from training.fit import Losses, Report
@@ -115,9 +116,9 @@ def learn_on(
 ) -> "tuple[Bundle, Losses]":
     """The bundle after it has learnt from the sessions through `night`, and its last losses; more in `fit_in`."""
     vocabulary = extend_vocabulary(bundle.vocabulary, sessions, site.window.min_item_count)
-    sequences = encode_sessions(sessions, vocabulary).known_only().at_least(2)
-    as_of = microseconds_at_end(site, night)
     recipe = bundle.recipe
+    sequences = training_units(recipe, encode_sessions(sessions, vocabulary).known_only())
+    as_of = microseconds_at_end(site, night)
     recommender: Any
     losses: dict[str, float] = {}
     if not isinstance(recipe, SequenceRecipe):

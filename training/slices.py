@@ -6,6 +6,7 @@ all_by_repeat/{repeat,explore}               whether the session had its item be
 all_by_popularity/{head,middle,tail,cold}    its item among all items by training events: the most frequent items
                                              that make half of the events, those up to 90 %, the others; and
                                              items that the model does not know
+all_by_history/{0,1,2,3_or_more}             sessions of its visitor before this one, in the window and on the day
 """
 
 import numpy as np
@@ -18,14 +19,18 @@ from features.vocabulary import Vocabulary
 LENGTHS = {2: "2", 3: "3_to_4", 5: "5_to_9", 10: "10_up"}
 POSITIONS = {0: "first", 1: "1", 2: "2", 3: "3_to_4", 5: "5_up"}
 POPULARITIES = ("cold", "head", "middle", "tail")
+HISTORIES = {0: "0", 1: "1", 2: "2", 3: "3_or_more"}
 HEAD, MIDDLE = 0.5, 0.9
-KINDS = ("all_by_length", "all_by_position", "all_by_repeat", "all_by_popularity")
+KINDS = ("all_by_length", "all_by_position", "all_by_repeat", "all_by_popularity", "all_by_history")
 
 
-def slice_events(coded: Sequences, named: Sequences, vocabulary: Vocabulary) -> pl.DataFrame:
+def slice_events(
+    coded: Sequences, named: Sequences, vocabulary: Vocabulary, num_earlier_S: NDArray[np.int64]
+) -> pl.DataFrame:
     """(T rows) the slice of each event as a target, a column a kind; a session's first event is none.
 
     `coded` and `named` are the same sessions: in the model's codes, and in codes that tell all items apart.
+    `num_earlier_S` are the sessions of its visitor before each.
     """
     session_of_event = named.session_of_event()
     events_before = np.arange(len(session_of_event)) - named.offsets[:-1][session_of_event]
@@ -35,6 +40,7 @@ def slice_events(coded: Sequences, named: Sequences, vocabulary: Vocabulary) -> 
             "all_by_position": in_bands(events_before, POSITIONS),
             "all_by_repeat": np.where(is_repeat(named), "repeat", "explore"),
             "all_by_popularity": np.array(POPULARITIES)[popularity_band(vocabulary)[coded.item_codes]],
+            "all_by_history": in_bands(num_earlier_S[session_of_event], HISTORIES),
         }
     )
 

@@ -33,6 +33,7 @@ from training.pictures import Drawn, learning_curve
 from training.recipes import Recipe, SequenceRecipe, find_recipe
 from training.settings import TrainingSite
 from training.tracking import Tracking
+from training.units import training_units
 
 if TYPE_CHECKING:
     from training.fit import Losses, Report
@@ -58,7 +59,7 @@ def train(
         "kind": "train",
         "purpose": purpose,
     }
-    sequences = read_sequences(rows)
+    sequences = training_units(recipe, read_sequences(rows))
     with tracking.run(night, run_name(recipe_name, recipe), tags) as run_id:
         days = window_days(site, store, night - ONE_DAY)
         tracking.describe(
@@ -67,7 +68,7 @@ def train(
         tracking.client.set_tag(run_id, NOTE, run_note(site, night, recipe_name))
         log_data(run_id, store, digest)
         as_of = microseconds_at_end(site, night - ONE_DAY)
-        log.info("%s: training on %d sessions, %d items", recipe_name, rows.height, vocabulary.items.height)
+        log.info("%s: training on %d sessions, %d items", recipe_name, sequences.num_sessions, vocabulary.items.height)
         folder = checkpoint_folder(site, night, tags, vocabulary)
         report = tracking.report_epochs(run_id)
         is_whole, started = not folder.exists(), time.monotonic()
@@ -139,7 +140,7 @@ def describe_data(days: Sequence[date], vocabulary: Vocabulary, sequences: Seque
         "num_items": vocabulary.items.height,
         "num_sessions": sequences.num_sessions,
         "num_events": num_events,
-        "num_targets": num_events - sequences.num_sessions,
+        "num_targets": int(sequences.num_targets.sum()),
     }
 
 

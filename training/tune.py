@@ -12,7 +12,7 @@ import polars as pl
 
 from features.sequences import encode_sessions
 from features.vocabulary import learn_vocabulary
-from features.window import data_digest, held_out_sessions, sessions_until, window_days
+from features.window import data_digest, earlier_sessions, held_out_sessions, sessions_until, window_days
 from pipeline.dates import ONE_DAY
 from pipeline.errors import ContractError
 from pipeline.publish import Store
@@ -20,10 +20,11 @@ from pipeline.terminal import log
 from training.bundle import Bundle, build, describe_recipe, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.evaluation import evaluate_next
-from training.recipes import SequenceRecipe, find_recipe
+from training.recipes import MOST_SESSIONS, SequenceRecipe, find_recipe
 from training.settings import TrainingSite
 from training.tracking import Tracking
 from training.train import microseconds_at_end, run_name
+from training.units import training_units
 
 MOST_EPOCHS = 50
 
@@ -34,9 +35,10 @@ def tune(site: TrainingSite, store: Store, night: date, recipe_name: str, seed: 
     held_out = night - ONE_DAY
     days = window_days(site, store, held_out - ONE_DAY)
     test = held_out_sessions(site, store, held_out)
+    earlier = earlier_sessions(site, store, test, held_out, MOST_SESSIONS)
     sessions = sessions_until(site, store, days, held_out - ONE_DAY)
     vocabulary = learn_vocabulary(sessions, site.window.min_item_count)
-    sequences = encode_sessions(sessions, vocabulary).known_only().at_least(2)
+    sequences = training_units(recipe, encode_sessions(sessions, vocabulary).known_only())
     if not sequences.num_sessions:
         raise ContractError(
             f"{site.name}: no session of {days[0]} to {days[-1]} holds two items that are frequent enough"
@@ -59,13 +61,14 @@ def tune(site: TrainingSite, store: Store, night: date, recipe_name: str, seed: 
         log.info("%s: tuning on %d sessions, tested on %s", recipe_name, sequences.num_sessions, held_out)
         if not isinstance(recipe, SequenceRecipe):
             recommender.fit(sequences, as_of)
-            metrics = measure(site, bundle, test, held_out)
+            metrics = measure(site, bundle, test, earlier, held_out)
             tracking.log_metrics(run_id, metrics)
             return {"run_id": run_id, "metrics": metrics}
         from training.fit import EarlyStop, fit  # Lightning takes seconds to import; baselines do without
 
         folder = checkpoint_folder(site, night, tags, vocabulary)
-        stop = EarlyStop(lambda: measure(site, bundle, test, held_out), site.training.champion_metric, recipe.patience)
+        metric = site.training.champion_metric
+        stop = EarlyStop(lambda: measure(site, bundle, test, earlier, held_out), metric, recipe.patience)
         best = fit(recommender, sequences, recipe, MOST_EPOCHS, folder, tracking.report_epochs(run_id), stop)
         best_epoch = int(best.pop("best_epoch"))
         tracking.client.set_tag(run_id, "best_epoch", str(best_epoch))
@@ -74,9 +77,11 @@ def tune(site: TrainingSite, store: Store, night: date, recipe_name: str, seed: 
     return {"run_id": run_id, "best_epoch": best_epoch, "metrics": best}
 
 
-def measure(site: TrainingSite, bundle: Bundle, test: pl.DataFrame, day: date) -> dict[str, float]:
+def measure(
+    site: TrainingSite, bundle: Bundle, test: pl.DataFrame, earlier: pl.DataFrame, day: date
+) -> dict[str, float]:
     """Metrics of the protocols `all` and `warm` on the held-out day; ContractError if it has nothing to measure."""
-    metrics = evaluate_next(bundle, test, site.training.metric_ks).means()
+    metrics = evaluate_next(bundle, test, site.training.metric_ks, earlier).means()
     if site.training.champion_metric not in metrics:
         raise ContractError(f"{site.name}: {day} has no target to measure {site.training.champion_metric} on")
     return metrics

@@ -8,16 +8,20 @@ from features.sequences import encode_sessions, read_sequences
 from features.settings import Window
 from features.tables import SEQUENCES, VOCABULARY
 from features.vocabulary import learn_vocabulary
-from features.window import data_digest, held_out_sessions, sessions_until, window_days
+from features.window import data_digest, earlier_sessions, held_out_sessions, sessions_until, window_days
 from pipeline.dates import day_end
 from pipeline.errors import ConfigurationError, ContractError
 from pipeline.tables import events_table, sessions_table
 
 
-def test_training_rows_hold_known_items_only_and_at_least_two_of_them(sessions_of):
+def test_training_rows_hold_known_items_only_and_at_least_one_of_them(sessions_of):
     vocabulary = learn_vocabulary(sessions_of([["a", "b", "a", "b"]]), 1)
-    rows = training_rows(sessions_of([["a", "?", "b"], ["a", "?"], ["b", "b"]]), vocabulary, date(2026, 3, 1))
-    assert rows.select("item_codes", "offsets_seconds").rows() == [([1, 2], [0.0, 120.0]), ([2, 2], [0.0, 60.0])]
+    rows = training_rows(sessions_of([["a", "?", "b"], ["a", "?"], ["?"], ["b", "b"]]), vocabulary, date(2026, 3, 1))
+    assert rows.select("item_codes", "offsets_seconds").rows() == [
+        ([1, 2], [0.0, 120.0]),
+        ([1], [0.0]),
+        ([2, 2], [0.0, 60.0]),
+    ]
 
 
 def test_rows_read_back_are_the_sessions_encoded(loaded_shop):
@@ -25,7 +29,7 @@ def test_rows_read_back_are_the_sessions_encoded(loaded_shop):
     sessions = sessions_until(loaded_shop.site, loaded_shop.store, days, days[-1])
     vocabulary = learn_vocabulary(sessions, 2)
     read = read_sequences(training_rows(sessions, vocabulary, days[-1]))
-    encoded = encode_sessions(sessions, vocabulary).known_only().at_least(2)
+    encoded = encode_sessions(sessions, vocabulary).known_only().at_least(1)
     assert read.item_codes.tolist() == encoded.item_codes.tolist()
     assert read.offsets.tolist() == encoded.offsets.tolist()
     assert read.occurred_at.tolist() == encoded.occurred_at.tolist()
@@ -125,3 +129,17 @@ def test_the_digest_follows_the_data_and_the_settings(copy_shop):
     assert digest == data_digest(shop.store, days, 2)
     assert digest != data_digest(shop.store, days, 3)
     assert digest != data_digest(shop.store, days[:2], 2)
+
+
+def test_earlier_sessions_are_the_newest_of_the_days_visitors_in_the_window_before(loaded_shop):
+    site, store, day = loaded_shop.site, loaded_shop.store, loaded_shop.days[5]
+    sessions = held_out_sessions(site, store, day)
+    every = earlier_sessions(site, store, sessions, day, 50)
+    days = loaded_shop.days[1:5]
+    expected = sessions_until(site, store, days, days[-1]).join(sessions, on="visitor", how="semi")
+    assert set(every["session_id"]) == set(expected["session_id"])
+    assert every["started_at"].max() < sessions["started_at"].min()
+    newest = earlier_sessions(site, store, sessions, day, 1)
+    assert newest["visitor"].is_unique().all()
+    last = every.sort("started_at", "session_id").group_by("visitor").agg(pl.col("session_id").last())
+    assert set(newest["session_id"]) == set(last["session_id"])

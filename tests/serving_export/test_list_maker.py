@@ -1,7 +1,7 @@
 """With k wanted and m left out, k come back whenever k exist: against a reference that looks at every item."""
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -132,7 +132,12 @@ def users_of(case: Case) -> BucketUsers:
     )
     histories = of_users(case.histories)
     return BucketUsers(
-        table, histories, np.full(len(histories.codes), NOW), {SEEN: of_users(case.seen)}, pl.DataFrame()
+        table,
+        histories,
+        np.full(len(histories.codes), NOW),
+        {SEEN: of_users(case.seen)},
+        pl.DataFrame(),
+        timedelta(minutes=30),
     )
 
 

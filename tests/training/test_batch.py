@@ -3,6 +3,7 @@ import polars as pl
 import pytest
 
 from features.sequences import Sequences
+from training import batch as batches
 from training.batch import all_batches, gather, plan_batches
 
 SEQUENCES = Sequences(
@@ -82,7 +83,7 @@ def test_chronological_order_is_the_order_of_sessions():
 def test_no_sessions_make_no_batches_and_too_few_for_the_devices_are_refused():
     assert plan_batches(np.full(0, 2), 4, "shuffled", seed=1, epoch=0) == []
     assert list(all_batches(SEQUENCES.at_least(9), 4)) == []
-    with pytest.raises(ValueError, match="2 sessions cannot keep 3 devices busy"):
+    with pytest.raises(ValueError, match="2 sessions or users cannot keep 3 devices busy"):
         plan_batches(np.full(2, 2), 4, "shuffled", seed=1, epoch=0, rank=0, world_size=3)
 
 
@@ -118,3 +119,37 @@ def test_shuffled_sessions_under_a_budget_go_with_others_as_long():
     assert plan(0) != plan(1)
     means = [lengths[part].mean() for part in plan(0)]
     assert means != sorted(means), "short sessions always come first"
+
+
+USERS = Sequences(
+    np.arange(1, 10),
+    np.array([0, 2, 5, 6, 7, 9]),
+    np.array([0, 10, 20, 30, 40, 50, 60, 5, 15]),
+    pl.Series(["a", "a", "b", "c", "c"]),
+    user_offsets=np.array([0, 2, 3, 5]),
+    is_history=np.array([True, False, False, True, False]),
+)
+
+
+def test_a_batch_of_users_holds_all_their_sessions_and_no_target_in_history():
+    batch = gather(USERS, np.array([2, 0]))
+    assert batch.item_codes.tolist() == [7, 8, 9, 1, 2, 3, 4, 5]
+    assert batch.offsets.tolist() == [0, 1, 3, 5, 8]
+    assert batch.user_offsets.tolist() == [0, 2, 4]
+    assert batch.targets().tolist() == [9, 4, 5]
+    assert batch.item_codes[batch.last_events].tolist() == [9, 5]
+    assert batch.to("cpu").user_offsets.tolist() == [0, 2, 4]
+
+
+def test_batches_of_users_are_planned_by_all_their_events(monkeypatch):
+    assert USERS.unit_lengths.tolist() == [5, 1, 3]
+    assert [units.tolist() for units, _ in all_batches(USERS, 2)] == [[0, 1], [2]]
+    monkeypatch.setattr(batches, "USER_EVENTS_AT_ONCE", 5)
+    assert [units.tolist() for units, _ in all_batches(USERS, 3)] == [[0], [1, 2]]
+
+
+def test_targets_in_time_are_all_targets_each_part_from_its_first_on():
+    batch = gather(USERS, np.arange(3))
+    parts = batch.targets_in_time(2)
+    assert [(batch.targets()[rows].tolist(), as_of) for rows, as_of in parts] == [([9, 4], 5), ([5], 30)]
+    assert [rows.tolist() for rows, _ in batch.targets_in_time(9)] == [[2], [0], [1]]

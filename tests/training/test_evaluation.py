@@ -1,11 +1,16 @@
 import math
-from datetime import timedelta
+from dataclasses import replace
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
+from features.sequences import encode_sessions
+from features.vocabulary import learn_vocabulary
+from training.batch import gather
+from training.bundle import Bundle, build
 from training.evaluation import (
     MISS,
     evaluate_lists,
@@ -13,7 +18,8 @@ from training.evaluation import (
     rank_targets,
 )
 from training.measure import measure_bundle, read_held_out_day
-from training.models.base import TopItems
+from training.models.base import SessionModel, TopItems
+from training.recipes import RECIPES
 
 NO_SEEN = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
 
@@ -113,6 +119,48 @@ def test_metrics_equal_a_slow_reference_on_random_sessions_with_many_ties(seed, 
         for k in (1, 3, 5):
             ours = [means[f"{protocol}/next_{name}_at_{k}"] for name in ("recall", "mrr", "ndcg")]
             assert ours == pytest.approx(plain_metrics(sessions, scores, k, protocol)), (protocol, k)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_reading_users_with_their_history_ranks_the_same_targets(seed, scripted, sessions_of):
+    """A model that looks at the last item alone must not notice how its input is grouped."""
+    random = np.random.default_rng(seed)
+    alphabet = ["a", "b", "c", "?"]
+    sessions, earlier = ([random.choice(alphabet, n).tolist() for n in random.integers(1, 6, 50)] for _ in range(2))
+    visitors = [f"v{n}" for n in random.integers(12, size=50)]
+    day, before = sessions_of(sessions, visitors), sessions_of(earlier, visitors, date(2026, 2, 20))
+    bundle = scripted(random.permutation(16).reshape(4, 4).tolist())
+    plain = evaluate_next(bundle, day, (1, 2), before)
+    for limit in (1, 3, 50):
+        recipe = RECIPES["hrnn"]().model_copy(update={"max_sessions": limit})
+        grouped = evaluate_next(replace(bundle, recipe=recipe), day, (1, 2), before)
+        assert grouped.rows.equals(plain.rows)
+        assert grouped.whole == plain.whole
+
+
+def test_a_model_of_users_sees_what_they_did_before_and_earlier_on_the_day(sessions_of):
+    """Every target is ranked as if the user's sessions so far were all that there is."""
+    earlier = sessions_of([["a", "b"], ["c"], ["?", "d"]], ["u", "u", "v"], date(2026, 2, 20))
+    day = sessions_of([["b", "c", "a"], ["d"], ["a", "d"], ["c", "b"]], ["u", "v", "u", "w"])
+    vocabulary = learn_vocabulary(sessions_of([["a", "b", "c", "d"]]), 1)
+    recipe = RECIPES["hrnn"]().model_copy(update={"hidden_size": 6})
+    model = build(recipe, vocabulary.num_codes).eval()
+    assert isinstance(model, SessionModel)
+    bundle = Bundle(model, vocabulary, "hrnn", recipe, date(2026, 2, 28), 0)
+    found = evaluate_next(bundle, day, (4,), earlier).rows.filter(protocol="all").sort("visitor")
+    whole = {"u": [["a", "b"], ["c"], ["b", "c", "a"], ["a", "d"]], "w": [["c", "b"]]}
+    targets = {"u": [(2, 1), (2, 2), (3, 1)], "w": [(0, 1)]}
+    expected = []
+    for user, places in targets.items():
+        total = 0.0
+        for number, place in places:
+            told = [*whole[user][:number], whole[user][number][:place]]
+            sequences = encode_sessions(sessions_of(told, [user] * len(told)), vocabulary).by_user()
+            top = model.recommend_last(gather(sequences, np.arange(1)), 4, 0)
+            code = vocabulary.item_ids().to_list().index(whole[user][number][place])
+            total += 1 / (top.codes_RN[0].tolist().index(code) + 1)
+        expected.append((user, pytest.approx(total)))
+    assert found.select("visitor", "next_mrr_at_4").rows() == expected
 
 
 def test_a_day_without_targets_has_no_metrics(scripted, sessions_of):

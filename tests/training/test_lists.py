@@ -73,3 +73,19 @@ def test_asking_for_more_than_there_is_gives_all(scripted, top):
     (ids, scores), *_ = score_sessions(scripted(SCORES), [["a"]], top)
     assert ids == list("abcde")
     assert scores == [5, 4, 3, 2, 1]
+
+
+def test_a_model_of_users_gets_the_last_items_as_sessions(scripted):
+    bundle = scripted(SCORES)
+    told = histories(u=["a", "b", "?", "c"], v=["?"], w=["d", "e"])
+    told = told.with_columns(session=pl.Series([[0, 0, 1, 2], [4], [3, 3]]))
+    sequences, users = encode_histories(told, bundle.vocabulary, by_user=True)
+    assert users.to_list() == ["u", "w"]
+    assert sequences.item_codes.tolist() == [1, 2, 3, 4, 5]
+    assert (sequences.offsets.tolist(), sequences.user_offsets.tolist()) == ([0, 2, 3, 5], [0, 2, 3])
+    empty = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
+    plain, grouped = (
+        pl.concat(fill_lists(bundle.recommender, 0, bundle.vocabulary, told, empty, 3, by_user))
+        for by_user in (False, True)
+    )
+    assert grouped.equals(plain), "this model looks at the last item alone"

@@ -45,7 +45,7 @@ def test_every_loss_bears_a_single_item_and_sessions_of_unknown_ones(fields, ses
     assert math.isfinite(losses["train_loss"])
 
 
-@pytest.mark.parametrize("name", ["gru", "gru4rec"])
+@pytest.mark.parametrize("name", ["gru", "gru4rec", "hrnn"])
 @pytest.mark.parametrize("items", [[["x", "y"]], [["a"], ["b"]]], ids=["unknown-only", "one-event-each"])
 def test_a_window_without_two_known_items_in_a_session_is_refused(name, items, sessions_of):
     vocabulary, sequences = window(sessions_of, items, [["a", "b"]])

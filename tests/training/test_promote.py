@@ -25,7 +25,7 @@ from training.tracking import Tracking, data_through, newest
 
 FIRST = date(2026, 3, 4)
 METRIC = "next_mrr_at_20"
-NO_ROWS = HeldOutDay(FIRST, *[pl.DataFrame()] * 4)
+NO_ROWS = HeldOutDay(FIRST, *[pl.DataFrame()] * 5)
 ORDER = ShuffleTest(20, 0.3, 0.2, Difference(0.1, 0.05, 0.15, 0.001), 120)
 
 

@@ -18,9 +18,10 @@ def vocabulary_of(ids):
 
 
 @pytest.mark.parametrize("ids", ["cXaY", "ab", "cba", "XYZ"], ids=["some", "fewer", "moved", "none"])
-@pytest.mark.parametrize("encoder", ["gru", "gru4rec"])
+@pytest.mark.parametrize("encoder", ["gru", "gru4rec", "hrnn"])
 def test_rows_follow_their_items_and_new_ones_are_drawn_from_the_seed(encoder, ids):
-    recipe = SequenceRecipe(encoder=encoder, hidden_size=3, seed=4)
+    sequence = "user" if encoder == "hrnn" else "session"
+    recipe = SequenceRecipe(encoder=encoder, sequence=sequence, hidden_size=3, seed=4)
     old = vocabulary_of("abc")
     model = build(recipe, old.num_codes)
     with torch.no_grad():

@@ -1,3 +1,5 @@
+from datetime import date
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,6 +9,7 @@ from features.vocabulary import Vocabulary, learn_vocabulary
 from training.evaluation import evaluate_next
 from training.slices import popularity_band, slice_events
 
+DAYS_BEFORE = date(2026, 2, 20)
 BAND = {0: "cold", 1: "head", 2: "middle", 3: "tail"}
 
 
@@ -18,7 +21,7 @@ def vocabulary_of(counts: dict[str, int]) -> Vocabulary:
 
 def slices_of(sessions: pl.DataFrame, vocabulary: Vocabulary) -> pl.DataFrame:
     named = encode_sessions(sessions, learn_vocabulary(sessions, 1))
-    return slice_events(encode_sessions(sessions, vocabulary), named, vocabulary)
+    return slice_events(encode_sessions(sessions, vocabulary), named, vocabulary, np.arange(sessions.height))
 
 
 def test_each_target_is_in_one_slice_of_each_kind(sessions_of):
@@ -60,7 +63,7 @@ def test_a_vocabulary_without_items_or_events_has_bands():
     assert popularity_band(vocabulary_of({"a": 0})).shape == (2,)
 
 
-def plain_slices(session: list[str], place: int, popularity: dict[str, str]) -> set[str]:
+def plain_slices(session: list[str], place: int, popularity: dict[str, str], num_earlier: int) -> set[str]:
     """The slices of one target, by hand."""
     length = (
         ["2", "3_to_4", "3_to_4"][len(session) - 2] if len(session) < 5 else "5_to_9" if len(session) < 10 else "10_up"
@@ -72,6 +75,7 @@ def plain_slices(session: list[str], place: int, popularity: dict[str, str]) -> 
         f"all_by_position/{position}",
         f"all_by_repeat/{repeat}",
         f"all_by_popularity/{popularity.get(session[place], 'cold')}",
+        f"all_by_history/{num_earlier if num_earlier < 3 else '3_or_more'}",
     }
 
 
@@ -82,10 +86,13 @@ def test_means_of_slices_equal_a_slow_reference(seed, scripted, sessions_of):
     known = [chr(ord("a") + n) for n in range(8)]
     sessions = [random.choice([*known, "?", "!"], random.integers(1, 13)).tolist() for _ in range(40)]
     bundle = scripted(scores)
-    means = evaluate_next(bundle, sessions_of(sessions, [f"v{n % 15}" for n in range(40)]), (1, 3)).means()
+    earlier = sessions_of([["a"], ["?"], ["b", "c"]], ["v1", "v2", "v1"], DAYS_BEFORE)
+    rows = sessions_of(sessions, [f"v{n % 15}" for n in range(40)])
+    means = evaluate_next(bundle, rows, (1, 3), earlier).means()
     popularity = dict(zip(known, plain_bands(dict.fromkeys(known, 1)), strict=True))
     found: dict[str, list[tuple[int, float]]] = {}
-    for session in sessions:
+    for number, session in enumerate(sessions):
+        num_earlier = number // 15 + {1: 2, 2: 1}.get(number % 15, 0)
         for place in range(1, len(session)):
             before = [item for item in session[:place] if item in known]
             rank = 0
@@ -93,7 +100,7 @@ def test_means_of_slices_equal_a_slow_reference(seed, scripted, sessions_of):
                 row = scores[known.index(before[-1]) + 1][1:]
                 rank = 1 + sum(score > row[known.index(session[place])] for score in row)
             hit = 0 < rank <= 3
-            for name in plain_slices(session, place, popularity):
+            for name in plain_slices(session, place, popularity, num_earlier):
                 found.setdefault(name, []).append((int(hit), 1 / rank if hit else 0.0))
     told = {name for name in means if name.startswith("all_by_")}
     assert told == {f"{name}/{m}" for name in found for m in ("next_recall_at_3", "next_mrr_at_3", "num_targets")}

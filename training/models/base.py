@@ -7,7 +7,7 @@ Shapes, for all of training/:  T events · S sessions · D dimension · I item c
 """
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from features.sequences import Sequences
 from features.vocabulary import PADDING
 from training.batch import Batch
+from training.recipes import SequenceRecipe
 
 SCORES_AT_ONCE = 2**24  # states scored at a time, times I: 64 MiB
 BLOCK = 64  # columns of scores whose maximum is taken at once
@@ -41,14 +42,19 @@ class Recommender(nn.Module):
         return TopItems(*(column[batch.target_mask] for column in self.recommend(batch, n, as_of)))
 
     def recommend_last(self, batch: Batch, n: int, as_of: int) -> TopItems:
-        """The best `n` items after each session's last event (R = S). Sessions must not be empty."""
+        """The best `n` items after each unit's last event (R = S, or users). Sessions must not be empty."""
         top = self.recommend(batch, n, as_of)
-        last = batch.offsets[1:] - 1
+        last = batch.last_events
         return TopItems(top.codes_RN[last], top.scores_RN[last], top.ties_R[last])
 
 
 class SessionModel(Recommender):
     """A model whose score is a dot product."""
+
+    @classmethod
+    def of_recipe(cls, recipe: SequenceRecipe, num_codes: int) -> Self:
+        """A model as its recipe says, untrained."""
+        return cls(num_codes, recipe.hidden_size, recipe.dropout)
 
     @abstractmethod
     def states(self, batch: Batch) -> Tensor:
@@ -71,13 +77,27 @@ class SessionModel(Recommender):
         """
         raise NotImplementedError(f"{type(self).__name__} cannot be stepped")
 
+    def new_carry(self, num_sessions: int) -> Tensor:
+        """(B, C) what sessions without an event carry, for `advance`."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no state to advance")
+
+    def advance(
+        self, item_codes_B: Tensor, carry_BC: Tensor | None = None, is_new_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, D) the states after one more known item of each session, and (B, C) what to carry to the next.
+
+        The states are those that reading the sessions again would give, at the cost of one step. Without a carry the
+        item is the first of its visitor. Where `is_new_B` is true, it begins another session.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no state to advance")
+
     def extra_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Further losses by name, each ()."""
         return {}
 
     def session_vectors(self, batch: Batch) -> Tensor:
-        """(S, D) the last state of each session."""
-        return self.states(batch)[batch.offsets[1:] - 1]
+        """(S, D) the last state of each session; of users with several, of each user's last one."""
+        return self.states(batch)[batch.last_events]
 
     @torch.inference_mode()
     def recommend(self, batch: Batch, n: int, as_of: int) -> TopItems:

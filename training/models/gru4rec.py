@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from features.vocabulary import PADDING
-from training.models.recurrent import Recurrent, with_one
+from training.models.recurrent import Recurrent
 
 
 class Gru4Rec(Recurrent):
@@ -37,9 +37,8 @@ class Gru4Rec(Recurrent):
 
     def step(self, item_codes_B: Tensor, carry_BD: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D + 1) the states after one more event of each session, and (B, D) what the next step carries on."""
-        inputs_BD = self.dropout(self.items(item_codes_B))
-        states_1BD, _ = self.layer(inputs_BD[None], carry_BD[None])
-        return with_one(states_1BD[0]), states_1BD[0].detach()
+        states_BD, carry_BD = self.advance(item_codes_B, carry_BD)
+        return states_BD, carry_BD.detach()
 
 
 def draw_evenly(weights: Tensor, fan: int) -> None:

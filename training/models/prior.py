@@ -84,6 +84,17 @@ class WithPrior(SessionModel):
         states_BD, carry_BD = self.model.step(item_codes_B, carry_BD)
         return self.widen(states_BD), carry_BD
 
+    def new_carry(self, num_sessions: int) -> Tensor:
+        """The model's own."""
+        return self.model.new_carry(num_sessions)
+
+    def advance(
+        self, item_codes_B: Tensor, carry_BC: Tensor | None = None, is_new_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The model's own, and what the prior weighs."""
+        states_BD, carry_BC = self.model.advance(item_codes_B, carry_BC, is_new_B)
+        return self.widen(states_BD), carry_BC
+
     def widen(self, states_RD: Tensor) -> Tensor:
         """(R, D + 1) states with the weight of the prior."""
         return torch.cat([states_RD, self.weight.expand(len(states_RD), 1)], dim=1)

@@ -5,10 +5,10 @@
 Whole sessions, back-propagation through all of a session. That input and output share one table is the "constrained
 embedding" of GRU4Rec's authors. A model names its layer; everything else is here.
 
-Shapes: T events · S sessions · D dimension · I item codes.
+Shapes: T events · S sessions · B sessions side by side · C width of what they carry · D dimension · I item codes.
 """
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +38,27 @@ class Recurrent(SessionModel):
     def states(self, batch: Batch) -> Tensor:
         """(T, D + 1) the layer's state after each event; the last column is 1 and meets the items' bias."""
         inputs_TD = self.dropout(self.items(batch.item_codes))
-        steps_T, sizes = step_order(batch)
-        packed, _ = self.layer(PackedSequence(inputs_TD[steps_T], sizes))
-        return with_one(torch.empty_like(packed.data).index_copy(0, steps_T, packed.data))
+        steps = step_order(batch.offsets[:-1], batch.lengths)
+        packed, _ = self.layer(PackedSequence(inputs_TD[steps.places_T], steps.sizes))
+        return with_one(torch.empty_like(packed.data).index_copy(0, steps.places_T, packed.data))
+
+    def new_carry(self, num_sessions: int) -> Tensor:
+        """(B, D), of an LSTM (B, 2 D), zeros: what a session without an event carries on."""
+        width = self.layer.hidden_size * (2 if isinstance(self.layer, nn.LSTM) else 1)
+        return self.items.weight.new_zeros(num_sessions, width)
+
+    def advance(
+        self, item_codes_B: Tensor, carry_BC: Tensor | None = None, is_new_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, D + 1) the states after one more event of each session, and what the next step carries on."""
+        carry_BC = self.new_carry(len(item_codes_B)) if carry_BC is None else carry_BC
+        if is_new_B is not None:
+            carry_BC = carry_BC.masked_fill(is_new_B[:, None], 0)
+        inputs_1BD = self.dropout(self.items(item_codes_B))[None]
+        parts = [part[None].contiguous() for part in carry_BC.split(self.layer.hidden_size, dim=1)]
+        states_1BD, last = self.layer(inputs_1BD, tuple(parts) if len(parts) > 1 else parts[0])
+        carry_BC = torch.cat([part[0] for part in last], dim=1) if len(parts) > 1 else last[0]
+        return with_one(states_1BD[0]), carry_BC
 
     def item_vectors(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
         """(I, D + 1) or (C, D + 1) the item table and the bias."""
@@ -54,15 +72,26 @@ def with_one(states_RD: Tensor) -> Tensor:
     return torch.cat([states_RD, states_RD.new_ones(len(states_RD), 1)], dim=1)
 
 
-def step_order(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The events in the order a recurrent layer takes them: all first events, all second events, …
+class StepOrder(NamedTuple):
+    """Events in the order a recurrent layer takes them: all first events, all second events, …"""
 
-    Returns the events' places (T), longest session first in each step, and the number of sessions in each step.
-    """
-    lengths_S = batch.lengths
-    rank_S = lengths_S.argsort(descending=True, stable=True).argsort()
-    step_T = torch.arange(len(batch.item_codes), device=lengths_S.device) - batch.offsets[:-1].repeat_interleave(
-        lengths_S
-    )
-    key_T = step_T * (len(lengths_S) + 1) + rank_S.repeat_interleave(lengths_S)
-    return key_T.argsort(), torch.bincount(step_T).cpu()
+    places_T: Tensor
+    """The events' places, longest session first in each step."""
+    sizes: Tensor
+    """Sessions of each step; on the CPU."""
+    order_S: Tensor
+    """Sessions, longest first."""
+    session_T: Tensor
+    """The session of each event, in the order of `places_T`."""
+
+
+def step_order(starts_S: Tensor, lengths_S: Tensor) -> StepOrder:
+    """The step order of sessions that begin at these places and have so many events."""
+    order_S = lengths_S.argsort(descending=True, stable=True)
+    rank_S = order_S.argsort()
+    first_S = lengths_S.cumsum(0) - lengths_S
+    session_T = torch.arange(len(lengths_S), device=lengths_S.device).repeat_interleave(lengths_S)
+    step_T = torch.arange(len(session_T), device=lengths_S.device) - first_S[session_T]
+    in_order_T = (step_T * (len(lengths_S) + 1) + rank_S[session_T]).argsort()
+    session_T, sizes = session_T[in_order_T], torch.bincount(step_T).cpu()
+    return StepOrder(starts_S[session_T] + step_T[in_order_T], sizes, order_S, session_T)

@@ -1,5 +1,6 @@
 """What every model promises. A new model is tested by its line in training.models.MODELS."""
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -110,6 +111,27 @@ def test_order_of_sessions_in_a_batch_does_not_matter(encoder):
     order = np.array([2, 0, 3, 1])
     vectors_SD = model.session_vectors(gather(sequences, np.arange(4)))
     torch.testing.assert_close(model.session_vectors(gather(sequences, order)), vectors_SD[order], rtol=1e-5, atol=1e-6)
+
+
+def test_advancing_by_an_event_gives_what_reading_again_gives(encoder):
+    """Of several visitors with several sessions each; a model of sessions forgets, one of users carries on."""
+    model, lengths = make_model(encoder), [2, 3, 1, 4]
+    sequences = make_sequences(lengths * 3)
+    if recipe_of(encoder).sequence == "user":
+        sequences = replace(sequences, user_offsets=np.array([0, 4, 8, 12]))
+    states_TD = model.states(gather(sequences, np.arange(sequences.num_units)))
+    codes_BN = torch.from_numpy(sequences.item_codes).reshape(3, -1)
+    starts = np.cumsum([0, *lengths])
+    carry, found = None, []
+    for number in range(codes_BN.shape[1]):
+        is_new_B = torch.full((3,), number in starts)
+        states_BD, carry = model.advance(codes_BN[:, number], carry, is_new_B if number else None)
+        found.append(states_BD)
+    torch.testing.assert_close(torch.stack(found, dim=1).flatten(0, 1), states_TD, rtol=1e-5, atol=1e-6)
+    one, other = model.new_carry(3), model.new_carry(3)
+    _, one = model.advance(codes_BN[:, 0], one, torch.ones(3, dtype=torch.bool))
+    _, other = model.advance(codes_BN[:, 0], other)
+    assert torch.equal(one, other), "nothing is before a visitor's first event"
 
 
 def test_a_saved_bundle_scores_as_before(encoder, batch, sessions_of, tmp_path):
