@@ -1,5 +1,9 @@
+import json
+import re
 import socket
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -53,8 +57,47 @@ def test_mlflow_lives_under_the_home(tmp_path):
     assert artifacts == f"file://{tmp_path}/mlartifacts"
 
 
+@pytest.fixture
+def other_team(tmp_path, monkeypatch):
+    """Another team's DAGs beside ours: the example of the docs."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "mailing.py").write_text(example_of_docs())
+    local = "airflow.dag_processing.bundles.local.LocalDagBundle"
+    bundles = [
+        {"name": "ours", "classpath": local, "kwargs": {}},
+        {"name": "theirs", "classpath": local, "kwargs": {"path": str(folder)}},
+    ]
+    monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps(bundles))
+
+
+def example_of_docs() -> str:
+    """The only Python in docs/nights.md."""
+    page = Path(__file__).parent.parent.parent / "docs" / "nights.md"
+    [code] = re.findall("```python\n(.*?)```", page.read_text(), re.DOTALL)
+    return code
+
+
+def test_the_example_for_other_teams_is_a_dag_that_our_event_wakes(step_operator):
+    from airflow.sdk import PartitionedAssetTimetable
+
+    told = {}
+    exec(compile(example_of_docs(), "nights.md", "exec"), told)
+    dag = told["dag"]
+    assert isinstance(dag.schedule, PartitionedAssetTimetable)
+    from dags.site_assets import recommendations
+    from dags.site_files import SiteHead
+
+    assert dag.schedule.asset_condition == recommendations(SiteHead(name="shop"))
+    event = SimpleNamespace(extra={"table_version": 7, "users": 42})
+    fetched = dag.task_dict["fetch"].python_callable("2026-11-20", {told["lists"]: [event]})
+    assert fetched == {"day": "2026-11-20", "users": 42, "table_version": 7}
+
+
 @pytest.mark.slow
-def test_nights_run_through_a_real_stack_that_only_listens_on_loopback(tmp_path, write_sites, fake_nightjar):
+def test_nights_run_through_a_real_stack_that_only_listens_on_loopback(
+    tmp_path, write_sites, fake_nightjar, other_team
+):
     conf = write_sites(shop="name: shop\ntraining: {recipes: {gru: , stan: }}\n", bad="name: bad\nschedule: {x: 1}\n")
     told = []
     with airflow_stack(tmp_path / "home", conf, with_mlflow=True) as stack:
@@ -65,6 +108,8 @@ def test_nights_run_through_a_real_stack_that_only_listens_on_loopback(tmp_path,
         assert stack.follow_night("shop__maintenance", "2026-11-20")["vacuum"]["step"] == "vacuum"
         assert [name for name, _, _ in told] == NIGHT
         assert {state for _, state, _ in told} == {"success"}
+        fetched = stack.follow_night("mailing__lists", "2026-11-20")["fetch"]
+        assert fetched == {"day": "2026-11-20", "users": 42, "table_version": 7}
         processes = psutil.Process().children(recursive=True)
         ports = [address.rsplit(":", 1)[1] for address in (stack.airflow.address, stack.mlflow_address)]
         assert listening_addresses(processes) == {f"{LOOPBACK}:{port}" for port in ports}

@@ -55,7 +55,7 @@ def test_others_are_told_with_the_day_as_key_and_what_was_counted(told):
     ]
     told_of_data, told_of_lists = (extra for _, _, extra in told["events"][:2])
     assert told_of_data == {"step": "validate", "date": KEYED_DAY, "users": 42, "retrain": "newest"}
-    assert told_of_lists == {"step": "export", "date": KEYED_DAY, "users": 42}
+    assert told_of_lists == {"step": "export", "date": KEYED_DAY, "users": 42, "published": True, "table_version": 7}
     assert told["runs"][0]["reports"]["export"]["users"] == 42
 
 
