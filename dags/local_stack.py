@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -167,8 +168,17 @@ def airflow_stack(home: Path, conf: Path, *, with_mlflow: bool = False) -> Itera
 
     Raises StackError: another stack runs over this home, or this one does not come up.
     """
-    home, conf = home.absolute(), conf.absolute()
-    port, mlflow_port = free_port(AIRFLOW_PORT), free_port(MLFLOW_PORT)
+    with (
+        claimed_port(AIRFLOW_PORT) as port,
+        claimed_port(MLFLOW_PORT) as mlflow_port,
+        stack_at(home.absolute(), conf.absolute(), port, mlflow_port, with_mlflow=with_mlflow) as stack,
+    ):
+        yield stack
+
+
+@contextlib.contextmanager
+def stack_at(home: Path, conf: Path, port: int, mlflow_port: int, *, with_mlflow: bool) -> Iterator[Stack]:
+    """The stack at two ports that nobody else takes."""
     environment = {**os.environ, **airflow_settings(home, conf, port), **quiet_settings()}
     servers = airflow_servers(port) | triggerer(conf) | (mlflow_server(home, mlflow_port) if with_mlflow else {})
     logs = airflow_home(home) / "logs" / "servers"
@@ -267,6 +277,23 @@ def free_port(first: int) -> int:
                 trial.bind((LOOPBACK, port))
                 return port
     raise StackError(f"no port is free from {first} to {first + PORTS_TRIED - 1}; stop what holds them")
+
+
+@contextlib.contextmanager
+def claimed_port(first: int) -> Iterator[int]:
+    """A free port from `first` on, which no other stack of this machine takes: a server binds it seconds later."""
+    for number in range(first, first + PORTS_TRIED):
+        port = free_port(number)
+        lock = FileLock(Path(tempfile.gettempdir()) / f"nightjar-port-{port}.lock", timeout=0)
+        with contextlib.suppress(Timeout, OSError):
+            lock.acquire()
+            break
+    else:
+        raise StackError(f"no port is free from {first} on; stop what holds them")
+    try:
+        yield port
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,12 @@
 """The faults of a night under a real scheduler: one command of a step is ever at work, and the night ends."""
 
+import json
+import os
+import shutil
+import signal
+import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
@@ -27,8 +32,8 @@ def hold(tmp_path, fake_nightjar, monkeypatch):
 
 
 @contextmanager
-def shop_stack(tmp_path, write_sites):
-    conf = write_sites(shop=SITE)
+def shop_stack(tmp_path, write_sites, site=SITE):
+    conf = write_sites(shop=site)
     with local_stack.airflow_stack(tmp_path / "home", conf) as stack:
         stack.wait_for_dag("shop__nightly", time.monotonic() + 60)
         yield stack
@@ -125,3 +130,82 @@ def test_two_runs_of_a_day_a_bad_day_and_a_site_file_that_is_gone(tmp_path, writ
             assert wait_until_ended(stack, run_id) == "success"
         assert len(calls_of(fake_nightjar, "export", later)) == 1
     assert [call["beside"] for call in fake_nightjar.calls if call["beside"]] == []
+
+
+ALERTS = """
+  alerts: [{notifier: dags.alerts.FileNotifier, arguments: {path: alerts.jsonl}}]
+  tables_by: 00:01
+"""
+
+
+def test_somebody_is_told_of_a_night_that_is_late_and_of_one_that_failed(
+    tmp_path, write_sites, fake_nightjar, hold, monkeypatch
+):
+    monkeypatch.setenv("FAKE_EXIT_export", "3")
+    (hold / "ingest").touch()
+    box = tmp_path / "home" / "alerts.jsonl"
+
+    def told():
+        return [json.loads(line)["text"] for line in box.read_text().splitlines()] if box.exists() else []
+
+    with shop_stack(tmp_path, write_sites, f"name: shop\nschedule:{ALERTS}") as stack:
+        run_id = stack.airflow.start_run("shop__nightly", DAY)
+        [late] = wait_for(told, 3 * MINUTE, "the alert of a late night")
+        (hold / "ingest").unlink()
+        assert wait_until_ended(stack, run_id) == "failed"
+        _, failed = wait_for(lambda: len(told()) > 1 and told(), MINUTE, "the alert of a failed task")
+        address = stack.airflow.address
+    assert f"shop__nightly of {DAY} has not ended by 00:01. Readers keep the lists that they have." in late
+    sentence, command, link = failed.splitlines()
+    assert "failed at export: `nightjar export` failed (exit code 3: the data broke its contract)" in sentence
+    assert command.endswith(f"nightjar export --site {tmp_path}/conf/shop.yaml --date {DAY}")
+    assert link.startswith(f"{address}/dags/shop__nightly/runs/")
+
+
+def test_a_retraining_backs_off_while_mlflow_is_away_and_ends_well(tmp_path, loaded_shop, write_site, monkeypatch):
+    """Two minutes without the tracking server, in the middle of real commands."""
+    shop = write_site(
+        tmp_path / "home",
+        training={"recipes": {"popularity": None, "recent_popularity": None}},
+        schedule={"retries": 5, "retry_delay": "10s", "max_retry_delay": "1m", "gpu_steps": []},
+    )
+    shutil.copytree(loaded_shop.home / "store", shop.home / "store")
+    conf = tmp_path / "conf"
+    conf.mkdir()
+    shutil.copy(shop.file, conf)
+    with local_stack.claimed_port(25_000) as port, mlflow(shop.home, port) as first:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        with local_stack.airflow_stack(shop.home, conf) as stack:
+            stack.wait_for_dag("small__retrain", time.monotonic() + MINUTE)
+            run_id = stack.airflow.start_run("small__retrain", str(shop.days[-1]))
+            wait_for(lambda: state_of(stack, run_id, "features") == "success", 2 * MINUTE, "features")
+            os.killpg(first.pid, signal.SIGKILL)
+            time.sleep(2 * MINUTE)
+            with mlflow(shop.home, port):
+                assert wait_until_ended(stack, run_id, "small__retrain") == "success"
+                tries = {task["task_id"]: task["try_number"] for task in tasks_of(stack, run_id)}
+            assert tries["train"] > 1
+            assert tries["promote"] == 1
+
+
+def tasks_of(stack, run_id):
+    return stack.airflow.task_instances("small__retrain", run_id)
+
+
+def state_of(stack, run_id, task_id):
+    return next(task["state"] for task in tasks_of(stack, run_id) if task["task_id"] == task_id)
+
+
+@contextmanager
+def mlflow(home, port):
+    """A real tracking server, until the block ends."""
+    [command] = local_stack.mlflow_server(home, port).values()
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        local_stack.wait_until_listening(port, lambda: None, 2 * MINUTE)
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

@@ -16,6 +16,7 @@ from dags.local_stack import (
     airflow_servers,
     airflow_settings,
     airflow_stack,
+    claimed_port,
     free_port,
     mlflow_places,
     mlflow_server,
@@ -31,6 +32,13 @@ def test_a_port_that_is_taken_is_passed_over():
         holder.listen()
         taken = holder.getsockname()[1]
         assert free_port(taken) > taken
+
+
+def test_two_stacks_at_once_get_different_ports():
+    with claimed_port(18_080) as one, claimed_port(18_080) as other:
+        assert one != other
+    with claimed_port(18_080) as again:
+        assert again == one
 
 
 def test_a_second_stack_over_the_same_home_is_refused(tmp_path):
