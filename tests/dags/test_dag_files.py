@@ -11,7 +11,7 @@ KINDS = {
 }
 WAKES = {"nightly": [], "retrain": ["shop_sessions"], "maintenance": ["shop_recommendations"]}
 MOST_SECONDS = 0.2
-SECONDS_OF_AIRFLOW = 1.3
+SECONDS_OF_AIRFLOW = 0.9
 """What `import airflow.sdk` takes of an idle core."""
 SPRING = ["2026-03-27", "2026-03-28", "2026-03-29", "2026-03-30", "2026-03-31", "2026-04-01"]
 AUTUMN = ["2026-10-23", "2026-10-24", "2026-10-25", "2026-10-26", "2026-10-27", "2026-10-28"]
