@@ -410,6 +410,7 @@ def recommend(
         Path | None, typer.Option(help='JSON Lines: a list of item ids, or {"item_ids": […]}, a line a session.')
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Length of the list.")] = 10,
+    explain: Annotated[bool, typer.Option(help="Say which events of the session each item comes from.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a session instead of a table.")] = False,
 ) -> None:
     """Score sessions of raw item ids; no user needed, unknown items are counted."""
@@ -424,7 +425,7 @@ def recommend(
     the_site = read_site(site)
     store = open_store(the_site, must_exist=True)
     catalogue = latest_items(store, date.max)
-    for answer in recommend(the_site, store, sessions, top):
+    for answer in recommend(the_site, store, sessions, top, explain):
         answer["items"] = with_titles(answer["items"], catalogue)
         write_json({"step": "recommend", "site": the_site.name, **answer}) if as_json else show_answer(answer)
 
@@ -459,7 +460,16 @@ def show_answer(answer: dict[str, Any]) -> None:
         write_text(f"model version {answer['model_version']}; {unknown}")
     else:
         write_text(f"popular items, because {unknown} and nothing is left to score")
-    write_table(answer["items"], ("rank", "item_id", "score", "title", "category"))
+    items = [item | {"because": in_words(item["because"])} if "because" in item else item for item in answer["items"]]
+    reasons = ("because",) if any("because" in item for item in items) else ()
+    write_table(items, ("rank", "item_id", "score", "title", "category", *reasons))
+    if reasons:
+        write_text("because: what the score would lose without an event of the session (its place), the most first")
+
+
+def in_words(reasons: list[dict[str, Any]]) -> str:
+    """Events and their influence in a line."""
+    return ", ".join(f"{reason['item_id']} ({reason['place']}) {reason['influence']:+.2f}" for reason in reasons)
 
 
 @app.command()

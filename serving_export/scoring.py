@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from features.sequences import Integers, Sequences
 from pipeline.terminal import log
-from training.baselines.base import Baseline
 from training.batch import gather
 from training.bundle import Bundle
 from training.models.base import SessionModel
+from training.score import all_scores
 
 Vectors = NDArray[np.float32]
 USERS_AT_ONCE = 1024
@@ -58,13 +58,8 @@ class CountScorer:
 @torch.inference_mode()
 def score_all(bundle: Bundle, sequences: Sequences, users_R: Integers) -> Vectors:
     """(R, I) of a recommender without vectors."""
-    batch = gather(sequences, users_R)
-    if isinstance(bundle.recommender, Baseline):
-        found: Vectors = bundle.recommender.scores(batch, batch.offsets[1:].numpy() - 1).float().numpy()
-        return found
-    top = bundle.recommender.recommend_last(batch, bundle.vocabulary.num_codes - 1, bundle.as_of)
-    scores_RI = torch.full((len(users_R), bundle.vocabulary.num_codes), -torch.inf)
-    return scores_RI.scatter_(1, top.codes_RN, top.scores_RN.float()).numpy()
+    found: Vectors = all_scores(bundle, gather(sequences, users_R)).float().numpy()
+    return found
 
 
 def item_vectors(bundle: Bundle) -> Vectors | None:

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+import torch
+from torch import Tensor
 
 from features.sequences import Sequences
-from training.batch import gather
+from training.baselines.base import Baseline
+from training.batch import Batch, gather
 from training.bundle import Bundle
+from training.models.base import SessionModel
 
 
 def count_unknown(bundle: Bundle, item_ids: Sequence[str]) -> int:
@@ -19,6 +23,20 @@ def known_codes(bundle: Bundle, item_ids: Sequence[str]) -> list[int]:
     """Codes of the items that the model knows, in order."""
     codes = bundle.vocabulary.encode(pl.DataFrame({"item_id": item_ids}, schema={"item_id": pl.String}))["item_code"]
     return codes.filter(codes > 0).to_list()
+
+
+@torch.inference_mode()
+def all_scores(bundle: Bundle, batch: Batch) -> Tensor:
+    """(S, I) the score of every item after each session, by code; sessions must not be empty. Code 0 means nothing."""
+    recommender = bundle.recommender
+    if isinstance(recommender, SessionModel):
+        return recommender.session_vectors(batch) @ recommender.item_vectors(bundle.as_of).T
+    if isinstance(recommender, Baseline):
+        last_S = batch.offsets[1:].numpy() - 1
+        return torch.cat([recommender.scores(batch, chunk) for chunk in recommender.chunks(batch, last_S)])
+    top = recommender.recommend_last(batch, bundle.vocabulary.num_codes - 1, bundle.as_of)
+    scores_SI = torch.full((len(top.codes_RN), bundle.vocabulary.num_codes), -torch.inf)
+    return scores_SI.scatter_(1, top.codes_RN, top.scores_RN.float())
 
 
 def score_sessions(bundle: Bundle, sessions: Sequence[Sequence[str]], top: int) -> list[tuple[list[str], list[float]]]:

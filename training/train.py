@@ -15,7 +15,7 @@ import mlflow
 import torch
 
 from features.build import check_features, read_training_rows, read_vocabulary
-from features.sequences import Sequences, read_sequences
+from features.sequences import Sequences, encode_sessions, read_sequences
 from features.tables import SEQUENCES
 from features.vocabulary import Vocabulary
 from features.window import check_passed, window_days
@@ -26,6 +26,7 @@ from pipeline.terminal import log
 from training.bundle import Bundle, build, describe_recipe, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.compare import PICTURES, recalls
+from training.faithfulness import faithfulness
 from training.measure import measure_bundle, read_held_out_day
 from training.models.base import Recommender, SessionModel
 from training.notes import NOTE, run_note
@@ -75,8 +76,11 @@ def train(
         recommender, losses = make(recipe, vocabulary, sequences, as_of, folder, report)
         speed = describe_speed(recipe, sequences, time.monotonic() - started) if is_whole else {}
         bundle = Bundle(recommender, vocabulary, recipe_name, recipe, night - ONE_DAY, as_of)
-        outcomes = measure_bundle(bundle, read_held_out_day(site, store, night), site.training.metric_ks)
+        held_out = read_held_out_day(site, store, night)
+        outcomes = measure_bundle(bundle, held_out, site.training.metric_ks)
         metrics = outcomes.numbers()
+        if isinstance(recipe, SequenceRecipe):
+            metrics |= faithfulness(bundle, encode_sessions(held_out.sessions, vocabulary).known_only())
         tracking.log_metrics(run_id, metrics | speed)
         tracking.keep_outcomes(run_id, outcomes)
         tracking.keep_pictures(run_id, draw(site, tracking.losses(run_id), recipe_name, recipe, metrics), PICTURES)

@@ -29,6 +29,9 @@ def test_a_baseline_can_be_champion_and_fill_everyones_list(recipe, copy_shop):
     assert (per_user["len"] == per_user["items"]).all()
     assert "model" in set(rows["source"])
     known = Tracking(shop.site).load(Tracking(shop.site).by_alias("serving")).vocabulary.items["item_id"]
-    answer = recommend(shop.site, shop.store, [[known[0], known[5]], ["?"]], 5)
+    answer = recommend(shop.site, shop.store, [[known[0], "?", known[5]], ["?"]], 5, explain=True)
     assert [a["source"] for a in answer] == ["model", "popular"]
     assert len(answer[0]["items"]) == 5
+    reasons = [(r["place"], r["item_id"]) for item in answer[0]["items"] for r in item["because"]]
+    assert set(reasons) <= {(1, known[0]), (3, known[5])}
+    assert bool(reasons) == ("popularity" not in recipe or recipe == "session_popularity")
