@@ -35,7 +35,9 @@ NIGHTJAR_USER_ID_SECRET=$(secret)
 SITE_FILES=../conf
 RAW_LOGS=../home/raw
 AIRFLOW_PORT=8080
+AIRFLOW_ADDRESS=http://localhost:8080
 MLFLOW_PORT=5000
+MLFLOW_NAME=localhost
 MLFLOW_ARTIFACTS=/var/lib/mlflow
 
 # Who does what: queues of the CPU worker, tasks side by side there, memory of a worker.
