@@ -8,7 +8,7 @@ No prefix is ever written out, and nothing is padded: a batch is a gather from t
 unit: a session, or, where sessions are grouped, a user with all of them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -36,6 +36,8 @@ class Sequences:
     """(U + 1) where each user's sessions begin in S; None: sessions are not grouped, each one is a unit."""
     is_history: Mask | None = None
     """(S) sessions that are input only, none of whose events is a target; None: there are none."""
+    event_columns: dict[str, Integers] = field(default_factory=dict)
+    """Further columns by name, each (T): codes as `Definitions` tell them, for models that read them."""
 
     @property
     def num_sessions(self) -> int:
@@ -71,6 +73,10 @@ class Sequences:
         """Places in T of the events of some sessions, in the order given."""
         return expand(self.offsets, sessions)
 
+    def columns_at(self, events: Integers | Mask) -> dict[str, Integers]:
+        """The further columns of some events, by place or mask."""
+        return {name: column[events] for name, column in self.event_columns.items()}
+
     def take(self, sessions: Integers) -> "Sequences":
         """Some sessions in the order given, not grouped."""
         events, chosen = self.events_of(sessions), pl.Series(sessions, dtype=pl.UInt32)
@@ -80,6 +86,7 @@ class Sequences:
             self.occurred_at[events],
             self.visitors.gather(chosen),
             is_history=None if self.is_history is None else self.is_history[sessions],
+            event_columns=self.columns_at(events),
         )
 
     def after(self, history: "Sequences") -> "Sequences":
@@ -90,15 +97,22 @@ class Sequences:
             np.concatenate([history.occurred_at, self.occurred_at]),
             pl.concat([history.visitors, self.visitors]),
             is_history=np.arange(history.num_sessions + self.num_sessions) < history.num_sessions,
+            event_columns={
+                name: np.concatenate([history.event_columns.get(name, np.zeros_like(history.item_codes)), column])
+                for name, column in self.event_columns.items()
+            },
         )
 
     def known_only(self) -> "Sequences":
         """Without events of unknown items; a session may become empty, but stays."""
         is_known = self.item_codes != PADDING
         num_known_before = np.concatenate([[0], np.cumsum(is_known)])
-        offsets = num_known_before[self.offsets]
         return replace(
-            self, item_codes=self.item_codes[is_known], offsets=offsets, occurred_at=self.occurred_at[is_known]
+            self,
+            item_codes=self.item_codes[is_known],
+            offsets=num_known_before[self.offsets],
+            occurred_at=self.occurred_at[is_known],
+            event_columns=self.columns_at(is_known),
         )
 
     def at_least(self, num_events: int) -> "Sequences":
@@ -138,7 +152,7 @@ class Sequences:
         offsets = np.flatnonzero(starts)
         user_offsets = np.searchsorted(offsets, self.offsets)
         visitors = self.visitors.gather(np.repeat(np.arange(self.num_sessions), np.diff(user_offsets)))
-        return Sequences(self.item_codes, offsets, self.occurred_at, visitors, user_offsets)
+        return replace(self, offsets=offsets, visitors=visitors, user_offsets=user_offsets)
 
 
 def expand(offsets: Integers, chosen: Integers) -> Integers:
@@ -160,15 +174,19 @@ def user_order(visitors: pl.Series) -> tuple[Integers, Integers]:
 
 
 def encode_sessions(sessions: pl.DataFrame, vocabulary: Vocabulary) -> Sequences:
-    """Rows of `sessions` as codes, in order of start, then of session_id."""
+    """Rows of `sessions` as codes, in order of start, then of session_id; further columns as the vocabulary defines."""
     ordered = sessions.sort("started_at", "session_id")
-    events = ordered.select("started_at", "offsets_seconds", item_id="item_ids").explode("offsets_seconds", "item_id")
-    coded = vocabulary.encode(events).with_columns(happened=happened_at())
+    columns = () if vocabulary.definitions is None else vocabulary.definitions.columns
+    listed = {name: "event_types" if name == "event_type" else name for name in columns}
+    told = {name: column for name, column in listed.items() if column in ordered.columns}
+    events = ordered.select("started_at", "offsets_seconds", item_id="item_ids", **told)
+    coded = vocabulary.encode(events.explode("offsets_seconds", "item_id", *told)).with_columns(happened=happened_at())
     return Sequences(
         coded["item_code"].to_numpy(),
         np.concatenate([[0], ordered["item_ids"].list.len().cast(pl.Int64).to_numpy().cumsum()]),
         coded["happened"].to_numpy(),
         ordered["visitor"],
+        event_columns={} if vocabulary.definitions is None else vocabulary.definitions.encode(coded),
     )
 
 

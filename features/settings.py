@@ -1,12 +1,16 @@
-"""The features' part of a site file: which sessions a model learns from."""
+"""The features' part of a site file: which sessions a model learns from, and what it may predict of an event."""
 
 from datetime import timedelta
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.dates import ONE_DAY
 from pipeline.durations import Duration
 from pipeline.settings import PipelineSite, Section
+
+DERIVED = ("event_type", "category", "item_age", "new_or_repeat", "price_band")
+"""Properties of an event that every site can name as intents, beside its context columns."""
 
 
 class Window(Section):
@@ -32,3 +36,16 @@ class FeaturesSite(PipelineSite):
     """What features know of a site."""
 
     window: Window = Window()
+    intents: tuple[str, ...] = Field(default=("event_type", "category", "item_age", "new_or_repeat"), min_length=1)
+    """What models of intents (`intentrec`) predict of the next event (docs/intents.md)."""
+
+    @model_validator(mode="after")
+    def intents_are_known(self) -> Self:
+        """Only properties that events of this site can have, each once."""
+        known = (*DERIVED, *self.source.context)
+        for name in self.intents:
+            if name not in known:
+                raise ValueError(f"intents: there is no {name!r}; there are {', '.join(known)}")
+        if len(set(self.intents)) < len(self.intents):
+            raise ValueError(f"intents are {', '.join(self.intents)}; give each once")
+        return self

@@ -1,9 +1,13 @@
 """item_id <-> item_code. Code 0 is padding and stands for no item; codes of items run from 1 without holes."""
 
+import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from features.intents import MISSING, Definitions
 from pipeline.ids import content_digest, stable_id
 
 PADDING = 0
@@ -14,7 +18,9 @@ class Vocabulary:
     """The items that a model knows."""
 
     items: pl.DataFrame
-    """item_code (1..I), item_id, num_events; sorted by item_code."""
+    """item_code (1..I), item_id, num_events; sorted by item_code. With definitions also what they describe of items."""
+    definitions: Definitions | None = None
+    """What is read of an event beside its item; None: nothing, as most models read items only."""
 
     @property
     def num_codes(self) -> int:
@@ -32,9 +38,23 @@ class Vocabulary:
             pl.col("item_code").fill_null(PADDING)
         )
 
+    def describe(self, definitions: Definitions, catalogue: pl.DataFrame) -> "Vocabulary":
+        """The same codes, with what `definitions` say of events and the catalogue (rows of `items`) of items."""
+        items = self.items.select("item_code", "item_id", "num_events")
+        told = definitions.describe(items["item_id"], catalogue)
+        return Vocabulary(pl.concat([items, told], how="horizontal"), definitions)
+
+    def described(self) -> dict[str, NDArray[np.int64]]:
+        """(I) by item_code: what is described of items; nothing without definitions."""
+        columns = self.items.drop("item_code", "item_id", "num_events").iter_columns()
+        return {column.name: np.concatenate([[MISSING], column.to_numpy()]) for column in columns}
+
     def digest(self) -> str:
         """Equal for vocabularies that give the same codes."""
-        return str(self.items.select(content_digest(stable_id(pl.col("item_code"), pl.col("item_id")))).item())
+        of_items = str(self.items.select(content_digest(stable_id(pl.col("item_code"), pl.col("item_id")))).item())
+        if self.definitions is None:
+            return of_items
+        return hashlib.sha256(f"{of_items}{self.definitions.model_dump_json()}".encode()).hexdigest()[:32]
 
 
 def learn_vocabulary(sessions: pl.DataFrame, min_item_count: int) -> Vocabulary:
@@ -44,7 +64,10 @@ def learn_vocabulary(sessions: pl.DataFrame, min_item_count: int) -> Vocabulary:
 
 
 def extend_vocabulary(known: Vocabulary, sessions: pl.DataFrame, min_item_count: int) -> Vocabulary:
-    """The same codes for known items, new codes behind them for items that have become frequent enough."""
+    """The same codes for known items, new codes behind them for items that have become frequent enough.
+
+    What was described of items falls away: `describe` them anew.
+    """
     counts = count_items(sessions)
     new = counts.filter(pl.col("num_events") >= min_item_count).join(known.items, on="item_id", how="anti")
     kept = known.items.drop("num_events").join(counts, on="item_id", how="left", maintain_order="left")

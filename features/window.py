@@ -13,8 +13,8 @@ from pipeline.publish import Store
 from pipeline.sessions import trim_sessions
 from pipeline.tables import sessions_table
 
-INPUT_COLUMNS = ("session_id", "visitor", "started_at", "item_ids", "offsets_seconds")
-"""What of `sessions` is read as input."""
+INPUT_COLUMNS = ("session_id", "visitor", "started_at", "item_ids", "event_types", "offsets_seconds")
+"""What of `sessions` is read as input, beside the context columns."""
 
 
 def window_days(site: FeaturesSite, store: Store, last: date) -> list[date]:
@@ -52,7 +52,9 @@ def earlier_sessions(site: FeaturesSite, store: Store, sessions: pl.DataFrame, d
     days = passed_days(store, day - (site.window.length // ONE_DAY) * ONE_DAY, last)
     visitors = sessions.lazy().select("visitor").unique()
     scanned = store.scan(sessions_table(site.source.context)).filter(pl.col("session_date").is_in(days))
-    theirs = trim_sessions(scanned.join(visitors, on="visitor", how="semi"), last, site).select(INPUT_COLUMNS)
+    theirs = trim_sessions(scanned.join(visitors, on="visitor", how="semi"), last, site).select(
+        *INPUT_COLUMNS, *site.source.context
+    )
     newest_first = pl.int_range(pl.len(), 0, -1).over("visitor")
     return theirs.sort("started_at", "session_id").filter(newest_first <= most).collect()
 

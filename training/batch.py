@@ -91,6 +91,7 @@ def gather(sequences: Sequences, units: Integers) -> Batch:
         torch.from_numpy(sequences.occurred_at[events]),
         torch.from_numpy(has_target),
         user_offsets,
+        {name: torch.from_numpy(column) for name, column in sequences.columns_at(events).items()},
     )
 
 

@@ -1,7 +1,8 @@
 """A trained model as files: weights, vocabulary, and facts. No pickle anywhere.
 
 bundle.json             recipe, data_through, as_of, vocabulary digest
-vocabulary.parquet      item_code, item_id, num_events
+vocabulary.parquet      item_code, item_id, num_events; what is described of items
+definitions.json        what the model reads of an event beside its item; only of models that do
 weights.safetensors     the model's state
 """
 
@@ -18,15 +19,17 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from features.intents import Definitions
 from features.vocabulary import Vocabulary
 from pipeline.errors import ConfigurationError
 from training.baselines import BASELINES
 from training.models import MODELS
-from training.models.base import Recommender
+from training.models.base import Recommender, SessionModel
 from training.models.prior import WithPrior
 from training.recipes import Recipe, SequenceRecipe
 
 FACTS, ITEMS, WEIGHTS = "bundle.json", "vocabulary.parquet", "weights.safetensors"
+DEFINITIONS = "definitions.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,15 @@ class Bundle:
     """The end of that day, microseconds since 1970: the time that scores are made for."""
 
 
-def build(recipe: Recipe, num_codes: int) -> Recommender:
+def build_for(recipe: Recipe, vocabulary: Vocabulary) -> Recommender:
+    """The untrained recommender of a recipe for the items of a vocabulary, with what is described of them."""
+    recommender = build(recipe, vocabulary.num_codes, vocabulary.definitions)
+    if isinstance(recommender, SessionModel):
+        recommender.describe_items(vocabulary.described())
+    return recommender
+
+
+def build(recipe: Recipe, num_codes: int, definitions: Definitions | None = None) -> Recommender:
     """The untrained recommender of a recipe; its weights are drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     if not isinstance(recipe, SequenceRecipe):
@@ -51,7 +62,7 @@ def build(recipe: Recipe, num_codes: int) -> Recommender:
         return baseline
     if recipe.encoder not in MODELS:
         raise ConfigurationError(f"there is no encoder {recipe.encoder!r}; there are {', '.join(MODELS)}")
-    model = MODELS[recipe.encoder].of_recipe(recipe, num_codes)
+    model = MODELS[recipe.encoder].of_recipe(recipe, num_codes, definitions)
     return model if recipe.prior_half_life is None else WithPrior(model, num_codes, recipe.prior_half_life)
 
 
@@ -60,6 +71,8 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in bundle.recommender.state_dict().items()}, folder / WEIGHTS)
     bundle.vocabulary.items.write_parquet(folder / ITEMS)
+    if bundle.vocabulary.definitions is not None:
+        (folder / DEFINITIONS).write_text(bundle.vocabulary.definitions.model_dump_json(indent=2))
     facts = {
         "recipe_name": bundle.recipe_name,
         "recipe": TypeAdapter(Recipe).dump_python(bundle.recipe, mode="json"),
@@ -73,11 +86,13 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
 def load_bundle(folder: Path) -> Bundle:
     """Read a bundle, ready to recommend; raises ConfigurationError if its parts do not belong together."""
     facts = json.loads((folder / FACTS).read_text())
-    vocabulary = Vocabulary(pl.read_parquet(folder / ITEMS))
+    told = folder / DEFINITIONS
+    definitions = Definitions.model_validate_json(told.read_text()) if told.exists() else None
+    vocabulary = Vocabulary(pl.read_parquet(folder / ITEMS), definitions)
     if vocabulary.digest() != facts["vocabulary_digest"]:
         raise ConfigurationError(f"{folder / ITEMS} is not the vocabulary that the model was trained with; train again")
     recipe: Recipe = TypeAdapter(Recipe).validate_python(facts["recipe"])
-    recommender = build(recipe, vocabulary.num_codes)
+    recommender = build_for(recipe, vocabulary)
     load_weights(recommender, folder / WEIGHTS)
     return Bundle(
         recommender.eval(),

@@ -9,6 +9,7 @@ Method: Petsiuk et al., "RISE", BMVC 2018, for pictures; Bruun et al., ECIR 2025
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -63,7 +64,13 @@ def keep(sequences: Sequences, is_kept: Mask) -> Sequences:
     """The events that are marked; a session may become empty, but stays."""
     num_before = np.concatenate([[0], np.cumsum(is_kept)])
     offsets = num_before[sequences.offsets]
-    return Sequences(sequences.item_codes[is_kept], offsets, sequences.occurred_at[is_kept], sequences.visitors)
+    return replace(
+        sequences,
+        item_codes=sequences.item_codes[is_kept],
+        offsets=offsets,
+        occurred_at=sequences.occurred_at[is_kept],
+        event_columns=sequences.columns_at(is_kept),
+    )
 
 
 def places(sessions: Sequences, importance_T: Floats) -> Integers:

@@ -7,6 +7,7 @@ evaluation; sessions need two known events before it. The test asks a model: one
 for example, cannot tell.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -76,14 +77,20 @@ def without_last(sequences: Sequences) -> Sequences:
     kept = np.ones(len(sequences.item_codes), dtype=bool)
     kept[sequences.offsets[1:] - 1] = False
     offsets = sequences.offsets - np.arange(len(sequences.offsets))
-    return Sequences(sequences.item_codes[kept], offsets, sequences.occurred_at[kept], sequences.visitors)
+    return replace(
+        sequences,
+        item_codes=sequences.item_codes[kept],
+        offsets=offsets,
+        occurred_at=sequences.occurred_at[kept],
+        event_columns=sequences.columns_at(kept),
+    )
 
 
 def shuffle_events(sequences: Sequences, seed: int) -> Sequences:
-    """The items of each session in random order; its times stay in theirs."""
+    """The items of each session in random order, with what is told of their events; its times stay in theirs."""
     random = np.random.default_rng(seed).random(len(sequences.item_codes))
     order = np.lexsort((random, sequences.session_of_event()))
-    return Sequences(sequences.item_codes[order], sequences.offsets, sequences.occurred_at, sequences.visitors)
+    return replace(sequences, item_codes=sequences.item_codes[order], event_columns=sequences.columns_at(order))
 
 
 def rank_last(bundle: Bundle, histories: Sequences, targets: Integers, k: int) -> Integers:

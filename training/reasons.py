@@ -62,10 +62,7 @@ def few_at_a_time(work_S: Integers) -> Iterator[Integers]:
 
 def take(sequences: Sequences, sessions: Integers) -> Sequences:
     """Some sessions, in the given order."""
-    batch = gather(sequences, sessions)
-    return Sequences(
-        batch.item_codes.numpy(), batch.offsets.numpy(), batch.occurred_at.numpy(), sequences.visitors[sessions]
-    )
+    return sequences.take(sessions)
 
 
 def without_each(sequences: Sequences) -> Sequences:
@@ -78,7 +75,13 @@ def without_each(sequences: Sequences) -> Sequences:
     events = sequences.offsets[of_event][left_out] + within
     events = events[events != left_out]
     offsets = np.concatenate([[0], np.cumsum(lengths_T - 1)])
-    return Sequences(sequences.item_codes[events], offsets, sequences.occurred_at[events], sequences.visitors[of_event])
+    return Sequences(
+        sequences.item_codes[events],
+        offsets,
+        sequences.occurred_at[events],
+        sequences.visitors[of_event],
+        event_columns=sequences.columns_at(events),
+    )
 
 
 def score_items(bundle: Bundle, sequences: Sequences, codes_SN: Integers) -> Floats:

@@ -20,8 +20,12 @@ CARRYING = ("gru4rec",)
 """Encoders that can carry their state from step to step."""
 OF_USERS = ("hrnn",)
 """Encoders that read a user's earlier sessions."""
+OF_EITHER = ("intentrec",)
+"""Encoders that read sessions, or users as one long session each."""
 MOST_SESSIONS = 50
 """Of a user, that any recipe reads."""
+OF_PROPERTIES = ("intentrec",)
+"""Encoders that read more of an event than its item (features/intents.py)."""
 
 
 class SequenceRecipe(Section):
@@ -38,6 +42,16 @@ class SequenceRecipe(Section):
     """Of hrnn: whether the user's state opens each session only, or is an input at every event, too."""
     backprop_sessions: int = Field(default=1, ge=1)
     """Of hrnn: a gradient reaches no further back than so many sessions; 1: the session itself, as published."""
+    variant: Literal["next_item", "multitask", "hierarchical", "short_term"] = "short_term"
+    """Of intentrec: the paper's V0, V1, V2 and V3."""
+    intent_weight: float = Field(default=0.2, ge=0)
+    """Of intentrec: the weight of each intent's loss beside that of the next item; the paper's lambda."""
+    short_term_window: Duration = Field(default=timedelta(minutes=10), gt=timedelta())
+    """Of intentrec's short_term: how far back an event still tells of the interest of the moment."""
+    num_layers: int = Field(default=1, ge=1)
+    """Of intentrec: layers of each Transformer."""
+    num_heads: int = Field(default=2, ge=1)
+    """Of intentrec: attention heads, which share hidden_size evenly."""
     hidden_size: int = Field(default=128, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the input vector that is blanked while training."""
@@ -145,8 +159,8 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
             f"not {recipe.encoder}; take chronological or shuffled",
         ),
         (
-            recipe.sequence == "user" and recipe.encoder not in OF_USERS,
-            f"sequence user needs an encoder that reads earlier sessions ({', '.join(OF_USERS)}), "
+            recipe.sequence == "user" and recipe.encoder not in (*OF_USERS, *OF_EITHER),
+            f"sequence user needs an encoder that reads earlier sessions ({', '.join((*OF_USERS, *OF_EITHER))}), "
             f"not {recipe.encoder}; take sequence session",
         ),
         (
@@ -160,6 +174,17 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
         (
             recipe.encoder != "hrnn" and (is_set("propagate") or is_set("backprop_sessions")),
             f"propagate and backprop_sessions belong to encoder hrnn, but encoder is {recipe.encoder}; leave them out",
+        ),
+        *(
+            (
+                recipe.encoder != "intentrec" and is_set(field),
+                f"{field} belongs to encoder intentrec, but encoder is {recipe.encoder}; leave it out",
+            )
+            for field in ("variant", "intent_weight", "short_term_window", "num_layers", "num_heads")
+        ),
+        (
+            recipe.encoder == "intentrec" and recipe.hidden_size % recipe.num_heads != 0,
+            f"hidden_size {recipe.hidden_size} is not shared evenly by num_heads = {recipe.num_heads} attention heads",
         ),
     ]
 
@@ -297,6 +322,11 @@ def hrnn() -> Recipe:
     return SequenceRecipe(encoder="hrnn", sequence="user", batch_size=64)
 
 
+def intentrec() -> Recipe:
+    """IntentRec with its short-term window (V3)."""
+    return SequenceRecipe(encoder="intentrec", learning_rate=1e-3)
+
+
 def lstm() -> Recipe:
     """The plain LSTM with full cross-entropy."""
     return SequenceRecipe(encoder="lstm")
@@ -321,6 +351,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "gru": gru,
     "gru4rec": gru4rec,
     "hrnn": hrnn,
+    "intentrec": intentrec,
     "lstm": lstm,
     "rnn": rnn,
     "popularity": popularity,
@@ -332,6 +363,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "vs_knn": VsKnnRecipe,
     "stan": StanRecipe,
 }
+
+
+def reads_properties(recipe: Recipe) -> bool:
+    """Whether a model of this recipe reads more of an event than its item."""
+    return isinstance(recipe, SequenceRecipe) and recipe.encoder in OF_PROPERTIES
 
 
 def find_recipe(name: str, training: "Training") -> Recipe:

@@ -14,12 +14,14 @@ import torch
 from mlflow.entities.model_registry import ModelVersion
 from torch import Tensor
 
+from features.intents import Definitions
 from features.sequences import encode_sessions
 from features.vocabulary import PADDING, Vocabulary, extend_vocabulary
 from features.window import check_passed, data_digest, sessions_until, window_days
+from pipeline.catalogue import latest_items
 from pipeline.publish import Store
 from pipeline.terminal import log
-from training.bundle import Bundle, build, recipe_digest
+from training.bundle import Bundle, build, build_for, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.models.base import SessionModel
 from training.notes import NOTE, refit_note
@@ -95,7 +97,8 @@ def refit_champion(
         tracking.client.set_tag(run_id, NOTE, refit_note(number(champion), night))
         sessions = sessions_until(site, store, days, night)
         folder = checkpoint_folder(site, night, tags, bundle.vocabulary)
-        fresh, losses = learn_on(site, bundle, sessions, night, folder, tracking.report_epochs(run_id))
+        catalogue, report = latest_items(store, night), tracking.report_epochs(run_id)
+        fresh, losses = learn_on(site, bundle, sessions, night, folder, report, catalogue)
         num_new = fresh.vocabulary.num_codes - bundle.vocabulary.num_codes
         log.info("refit of version %s: %d sessions, %d new items", number(champion), sessions.height, num_new)
         tracking.log_metrics(run_id, {"num_new_items": float(num_new)})
@@ -113,9 +116,15 @@ def learn_on(
     night: date,
     folder: Path | None = None,
     report: "Report | None" = None,
+    catalogue: pl.DataFrame | None = None,
 ) -> "tuple[Bundle, Losses]":
-    """The bundle after it has learnt from the sessions through `night`, and its last losses; more in `fit_in`."""
+    """The bundle after it has learnt from the sessions through `night`, and its last losses; more in `fit_in`.
+
+    `catalogue` (rows of `items`) describes items to a model that reads more of them than their codes.
+    """
     vocabulary = extend_vocabulary(bundle.vocabulary, sessions, site.window.min_item_count)
+    if bundle.vocabulary.definitions is not None and catalogue is not None:
+        vocabulary = vocabulary.describe(bundle.vocabulary.definitions, catalogue)
     recipe = bundle.recipe
     sequences = training_units(recipe, encode_sessions(sessions, vocabulary).known_only())
     as_of = microseconds_at_end(site, night)
@@ -148,15 +157,16 @@ def standing_champion(tracking: Tracking, night: date) -> ModelVersion | None:
 
 def grow(bundle: Bundle, vocabulary: Vocabulary, recipe: SequenceRecipe) -> SessionModel:
     """The same model for another vocabulary: rows follow their item_id, rows of new items are drawn from the seed."""
-    grown: Any = build(recipe, vocabulary.num_codes)
+    grown: Any = build_for(recipe, vocabulary)
     old_C, new_C = shared_codes(bundle.vocabulary, vocabulary)
-    state, of_items = grown.state_dict(), item_dimensions(recipe)
+    state, of_items = grown.state_dict(), item_dimensions(recipe, vocabulary.definitions)
     for name, learnt in bundle.recommender.state_dict().items():
         if name in of_items:
             state[name].index_copy_(of_items[name], new_C, learnt.index_select(of_items[name], old_C))
         else:
             state[name] = learnt
     grown.load_state_dict(state)
+    grown.describe_items(vocabulary.described())
     return grown
 
 
@@ -167,9 +177,9 @@ def shared_codes(old: Vocabulary, new: Vocabulary) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(old_C), torch.from_numpy(new_C)
 
 
-def item_dimensions(recipe: SequenceRecipe) -> dict[str, int]:
+def item_dimensions(recipe: SequenceRecipe, definitions: Definitions | None = None) -> dict[str, int]:
     """Which of a model's tensors hold something of each item, and in which dimension: what grows with the items."""
-    small, large = (build(recipe, num_codes).state_dict() for num_codes in (2, 3))
+    small, large = (build(recipe, num_codes, definitions).state_dict() for num_codes in (2, 3))
     differences = {
         name: [d for d, size in enumerate(tensor.shape) if size != large[name].shape[d]]
         for name, tensor in small.items()

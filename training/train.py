@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+import polars as pl
 import torch
 
 from features.build import check_features, read_training_rows, read_vocabulary
+from features.intents import learn_definitions
 from features.sequences import Sequences, encode_sessions, read_sequences
 from features.tables import SEQUENCES
 from features.vocabulary import Vocabulary
-from features.window import check_passed, window_days
+from features.window import check_passed, sessions_until, window_days
+from pipeline.catalogue import latest_items
 from pipeline.code_version import code_version
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.publish import Store
 from pipeline.terminal import log
-from training.bundle import Bundle, build, describe_recipe, recipe_digest
+from training.bundle import Bundle, build_for, describe_recipe, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.compare import PICTURES, recalls
 from training.faithfulness import faithfulness
@@ -31,7 +34,7 @@ from training.measure import measure_bundle, read_held_out_day
 from training.models.base import Recommender, SessionModel
 from training.notes import NOTE, run_note
 from training.pictures import Drawn, learning_curve
-from training.recipes import Recipe, SequenceRecipe, find_recipe
+from training.recipes import Recipe, SequenceRecipe, find_recipe, reads_properties
 from training.settings import TrainingSite
 from training.tracking import Tracking
 from training.units import training_units
@@ -61,6 +64,10 @@ def train(
         "purpose": purpose,
     }
     sequences = training_units(recipe, read_sequences(rows))
+    if reads_properties(recipe):
+        sessions = sessions_until(site, store, window_days(site, store, night - ONE_DAY), night - ONE_DAY)
+        vocabulary = define_properties(site, store, vocabulary, sessions, night - ONE_DAY)
+        sequences = training_units(recipe, encode_sessions(sessions, vocabulary).known_only())
     with tracking.run(night, run_name(recipe_name, recipe), tags) as run_id:
         days = window_days(site, store, night - ONE_DAY)
         tracking.describe(
@@ -98,11 +105,19 @@ def make(
     report: "Report | None" = None,
 ) -> "tuple[Recommender, Losses]":
     """A fitted recommender and its last losses; `fit_in` tells what `folder` and `report` are."""
-    recommender: Any = build(recipe, vocabulary.num_codes)
+    recommender: Any = build_for(recipe, vocabulary)
     if not isinstance(recipe, SequenceRecipe):
         recommender.fit(sequences, as_of)
         return recommender, {}
     return recommender, fit_in(recommender, sequences, recipe, recipe.epochs, folder, report)
+
+
+def define_properties(
+    site: TrainingSite, store: Store, vocabulary: Vocabulary, sessions: pl.DataFrame, last: date
+) -> Vocabulary:
+    """The vocabulary with the properties of events that the sessions of a window, which ends with `last`, show."""
+    catalogue = latest_items(store, last)
+    return vocabulary.describe(learn_definitions(site, sessions, catalogue), catalogue)
 
 
 def fit_in(

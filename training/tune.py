@@ -17,13 +17,13 @@ from pipeline.dates import ONE_DAY
 from pipeline.errors import ContractError
 from pipeline.publish import Store
 from pipeline.terminal import log
-from training.bundle import Bundle, build, describe_recipe, recipe_digest
+from training.bundle import Bundle, build_for, describe_recipe, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.evaluation import evaluate_next
-from training.recipes import MOST_SESSIONS, SequenceRecipe, find_recipe
+from training.recipes import MOST_SESSIONS, SequenceRecipe, find_recipe, reads_properties
 from training.settings import TrainingSite
 from training.tracking import Tracking
-from training.train import microseconds_at_end, run_name
+from training.train import define_properties, microseconds_at_end, run_name
 from training.units import training_units
 
 MOST_EPOCHS = 50
@@ -38,13 +38,15 @@ def tune(site: TrainingSite, store: Store, night: date, recipe_name: str, seed: 
     earlier = earlier_sessions(site, store, test, held_out, MOST_SESSIONS)
     sessions = sessions_until(site, store, days, held_out - ONE_DAY)
     vocabulary = learn_vocabulary(sessions, site.window.min_item_count)
+    if reads_properties(recipe):
+        vocabulary = define_properties(site, store, vocabulary, sessions, held_out - ONE_DAY)
     sequences = training_units(recipe, encode_sessions(sessions, vocabulary).known_only())
     if not sequences.num_sessions:
         raise ContractError(
             f"{site.name}: no session of {days[0]} to {days[-1]} holds two items that are frequent enough"
         )
     as_of = microseconds_at_end(site, held_out - ONE_DAY)
-    recommender: Any = build(recipe, vocabulary.num_codes)
+    recommender: Any = build_for(recipe, vocabulary)
     bundle = Bundle(recommender, vocabulary, recipe_name, recipe, held_out - ONE_DAY, as_of)
     tracking = Tracking(site)
     tags = {

@@ -30,7 +30,7 @@ def test_a_site_changes_single_fields():
 def test_an_unknown_recipe_is_named_with_the_nearest():
     with pytest.raises(ConfigurationError, match="no recipe 'popularty'; did you mean 'popularity'"):
         find_recipe("popularty", Training())
-    with pytest.raises(ConfigurationError, match="there are gru, gru4rec, hrnn, lstm, rnn, popularity"):
+    with pytest.raises(ConfigurationError, match="there are gru, gru4rec, hrnn, intentrec, lstm, rnn, popularity"):
         find_recipe("xyz", Training())
 
 
@@ -76,9 +76,15 @@ def test_an_unknown_encoder_is_refused_by_name():
         ({"calibration": 1}, "calibration belongs to loss gbce, but loss is cross_entropy"),
         ({"momentum": 0.3}, "momentum belongs to optimiser adagrad, but optimiser is adam"),
         ({"order": "session_parallel"}, r"needs an encoder that carries its state \(gru4rec\), not gru; take chron"),
-        ({"sequence": "user"}, r"sequence user needs an encoder that reads earlier sessions \(hrnn\), not gru"),
+        (
+            {"sequence": "user"},
+            r"sequence user needs an encoder that reads earlier sessions \(hrnn, intentrec\), not gru",
+        ),
         ({"encoder": "hrnn"}, "encoder hrnn reads a user's earlier sessions; set sequence: user, or take encoder gru"),
         ({"max_sessions": 9}, "max_sessions bounds a user's sessions, but sequence is session"),
+        ({"variant": "multitask"}, "variant belongs to encoder intentrec, but encoder is gru; leave it out"),
+        ({"num_layers": 2}, "num_layers belongs to encoder intentrec, but encoder is gru; leave it out"),
+        ({"encoder": "intentrec", "num_heads": 3}, "hidden_size 128 is not shared evenly by num_heads = 3"),
         ({"backprop_sessions": 2}, "propagate and backprop_sessions belong to encoder hrnn, but encoder is gru"),
         (
             {"encoder": "hrnn", "sequence": "user", "order": "session_parallel"},

@@ -4,7 +4,15 @@ from training.models.base import SessionModel
 from training.models.gru import Gru
 from training.models.gru4rec import Gru4Rec
 from training.models.hrnn import Hrnn
+from training.models.intentrec import IntentRec
 from training.models.lstm import Lstm
 from training.models.rnn import Rnn
 
-MODELS: dict[str, type[SessionModel]] = {"gru": Gru, "gru4rec": Gru4Rec, "hrnn": Hrnn, "lstm": Lstm, "rnn": Rnn}
+MODELS: dict[str, type[SessionModel]] = {
+    "gru": Gru,
+    "gru4rec": Gru4Rec,
+    "hrnn": Hrnn,
+    "intentrec": IntentRec,
+    "lstm": Lstm,
+    "rnn": Rnn,
+}

@@ -7,12 +7,14 @@ Shapes, for all of training/:  T events · S sessions · D dimension · I item c
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from features.sequences import Sequences
+from features.intents import Definitions
+from features.sequences import Integers, Sequences
 from features.vocabulary import PADDING
 from training.batch import Batch
 from training.recipes import SequenceRecipe
@@ -52,9 +54,12 @@ class SessionModel(Recommender):
     """A model whose score is a dot product."""
 
     @classmethod
-    def of_recipe(cls, recipe: SequenceRecipe, num_codes: int) -> Self:
-        """A model as its recipe says, untrained."""
+    def of_recipe(cls, recipe: SequenceRecipe, num_codes: int, definitions: Definitions | None = None) -> Self:
+        """A model as its recipe says, untrained; `definitions` for models that read more of an event than its item."""
         return cls(num_codes, recipe.hidden_size, recipe.dropout)
+
+    def describe_items(self, described: Mapping[str, Integers]) -> None:
+        """Take what the catalogue tells of items, each (I), as `Vocabulary.described` gives it; ignored by default."""
 
     @abstractmethod
     def states(self, batch: Batch) -> Tensor:

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from features.intents import Definitions
 from training.batch import Batch
 from training.models.recurrent import Recurrent, step_order, with_one
 from training.recipes import SequenceRecipe
@@ -58,7 +59,7 @@ class Hrnn(Recurrent):
         self.start = nn.Linear(hidden_size, hidden_size)
 
     @classmethod
-    def of_recipe(cls, recipe: SequenceRecipe, num_codes: int) -> Self:
+    def of_recipe(cls, recipe: SequenceRecipe, num_codes: int, definitions: Definitions | None = None) -> Self:
         """With the recipe's way of propagation."""
         sizes = (num_codes, recipe.hidden_size, recipe.dropout)
         return cls(*sizes, recipe.propagate, recipe.backprop_sessions)

@@ -12,13 +12,14 @@ Counts are kept at STEPS_A_HALF_LIFE instants a half-life; between them they dec
 Shapes: G instants · I item codes.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from features.sequences import Sequences
+from features.sequences import Integers, Sequences
 from training.batch import Batch
 from training.models.base import SessionModel
 
@@ -40,6 +41,10 @@ class WithPrior(SessionModel):
         self.register_buffer("counted_at", torch.zeros((), dtype=torch.int64))
         self.earlier_GI = torch.zeros(0, num_codes)
         self.first_at = 0
+
+    def describe_items(self, described: Mapping[str, Integers]) -> None:
+        """The model's own."""
+        self.model.describe_items(described)
 
     def see(self, sequences: Sequences) -> None:
         """Count the events of the window: (I) at its last event, to be kept, and (G, I) on the way, for training."""
