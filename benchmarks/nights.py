@@ -84,7 +84,8 @@ def gigabytes() -> dict[str, float]:
 
 def kind_of(line: str) -> str:
     """Which part of the stack a command line starts."""
-    return next((name for name in ("api-server", "scheduler", "dag-processor", "mlflow") if name in line), "others")
+    line = line.replace("_", "-")  # they rename themselves
+    return next((name for name in ("api-server", "scheduler", "dag-processor", "mlflow") if name in line), "tasks")
 
 
 def report(up: float, nights: list[dict[str, float]], memory: dict[str, float]) -> str:

@@ -14,27 +14,38 @@ from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
 from pipeline.raw_files import side_table_files
 from pipeline.settings import Items, PipelineSite
-from pipeline.tables import ITEMS, events_table
+from pipeline.tables import FILES, ITEMS, events_table
 
 
 def update_items(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
     """Write the catalogue of `day`, if it differs from the one before; return its size.
 
-    Later catalogues are brought up to date too: an item may have been seen earlier than they know.
+    Catalogues of later days, and of those that late rows belong to, are brought up to date too: an item may have been
+    seen earlier than they know.
     """
     told = read_side_table(site, site.items, day) if site.items else None
-    size = write_snapshot(site, store, day, told)
-    days = store.scan(ITEMS).filter(pl.col("snapshot_date") > day).select("snapshot_date").unique().collect()
-    for later in sorted(days["snapshot_date"]):
-        told = latest_items(store, later).drop("snapshot_date", "first_seen") if site.items else None
-        write_snapshot(site, store, later, told)
+    events = store.scan(events_table(site.source.context))
+    seen = events.group_by("item_id").agg(first_seen=pl.col("event_date").min()).collect()
+    size = write_snapshot(store, day, told, seen)
+    is_touched = (pl.col("snapshot_date") >= first_touched(store, day)) & (pl.col("snapshot_date") != day)
+    days = store.scan(ITEMS).filter(is_touched).select("snapshot_date").unique().collect()
+    for other in sorted(days["snapshot_date"]):
+        told = latest_items(store, other).drop("snapshot_date", "first_seen") if site.items else None
+        write_snapshot(store, other, told, seen)
     return {"items": size}
 
 
-def write_snapshot(site: PipelineSite, store: Store, day: date, told: pl.DataFrame | None) -> int:
+def first_touched(store: Store, day: date) -> date:
+    """The first day that rows delivered for `day` belong to, or `day` itself."""
+    touched = (
+        store.scan(FILES).filter(pl.col("delivery_date") == day).select(pl.col("event_date").min()).collect().item()
+    )
+    return day if touched is None else min(day, touched)
+
+
+def write_snapshot(store: Store, day: date, told: pl.DataFrame | None, seen: pl.DataFrame) -> int:
     """Write what is `told` of items, and when each was first seen, unless that is known; return the number of items."""
-    events = store.scan(events_table(site.source.context)).filter(pl.col("event_date") <= day)
-    items = events.group_by("item_id").agg(first_seen=pl.col("event_date").min()).collect()
+    items = seen.filter(pl.col("first_seen") <= day)
     if told is not None:
         items = told.join(items, on="item_id", how="full", coalesce=True)
     snapshot = pl.concat([ITEMS.empty(), items.with_columns(snapshot_date=pl.lit(day))], how="diagonal_relaxed")

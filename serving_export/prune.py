@@ -4,6 +4,7 @@ Reads   `recommendations` (which releases can be restored), the registered model
 Writes  `vocabulary` and `sequences` without old nights; removes the rest
 
 Old is what belongs to a night longer than `training.keep_runs_for` before a day that is given; the clock is not asked.
+An item index, which the next export makes anew, goes as soon as nothing of what is kept below needs it.
 Kept whatever their age: the champion, what serves, the champion that old nights within that time start from, what a
 release that can be restored was made by, with their parents and runs; and all runs for a report.
 """

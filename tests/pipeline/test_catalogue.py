@@ -149,3 +149,14 @@ def test_a_side_table_that_is_not_as_it_should_be_is_refused(shop, header, said)
     tell_items(shop, DAY_1, header=header)
     with pytest.raises(ConfigurationError, match=said):
         update(shop, DAY_1)
+
+
+def test_late_rows_correct_the_catalogue_of_their_own_day(make_small):
+    shop = make_small()
+    shop.deliver("2026-03-01", row(1, "a"))
+    shop.deliver("2026-03-02", row(1, "b"), row(2, "a"))
+    update(shop, DAY_1, DAY_2)
+    assert known(shop, DAY_1) == {"a": DAY_1, "b": DAY_1}
+    first = shop.table(ITEMS)
+    update(shop, DAY_1)
+    assert shop.table(ITEMS).equals(first)

@@ -66,15 +66,10 @@ def test_what_no_release_and_no_champion_needs_is_removed(two_nights):
     assert not any(prune(site, shop.store, day, dry_run=True).values())
 
 
-def test_what_is_young_stays(two_nights):
-    told = prune(two_nights.site, two_nights.store, two_nights.days[4] + 60 * ONE_DAY, dry_run=False)
-    assert told["nights"] == told["model_versions"] == []
-    assert told["runs"] == 0
-    assert versions(two_nights) == [1, 2, 3, 4]
-
-
-def test_the_day_is_told_and_never_the_clocks(command, two_nights):
+def test_the_day_is_told_and_never_the_clocks_and_what_is_young_then_stays(command, two_nights):
     shop = two_nights
+    young = prune(shop.site, shop.store, shop.days[4] + 60 * ONE_DAY, dry_run=False)
+    assert (young["nights"], young["model_versions"], young["runs"]) == ([], [], 0)
     code, out, _ = command(shop.home, "vacuum", "--site", shop.file, "--date", "2031-01-01", "--dry-run")
     assert code == 0
     assert json.loads(out)["old"]["model_versions"] == [3]
