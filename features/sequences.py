@@ -196,8 +196,12 @@ def happened_at() -> pl.Expr:
 
 
 def read_sequences(rows: pl.DataFrame) -> Sequences:
-    """Rows of the `sequences` table as flat arrays."""
-    ordered = rows.sort("started_at", "session_id")
+    """Rows of the `sequences` table as flat arrays, in order of start."""
+    return read_in_order(rows.sort("started_at", "session_id"))
+
+
+def read_in_order(ordered: pl.DataFrame) -> Sequences:
+    """The same for rows whose order is to stay."""
     happened = ordered.select("started_at", "offsets_seconds").explode("offsets_seconds").select(happened_at())
     return Sequences(
         ordered["item_codes"].explode().to_numpy(),

@@ -41,6 +41,7 @@ from serving_export.scoring import Vectors, item_vectors, session_vectors
 from serving_export.staged_buckets import Progress, StagedBucket
 from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, TRIGGERS
 from serving_export.triggers import find_triggers
+from serving_export.user_states import update_user_states
 from training.bundle import Bundle
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, number
@@ -104,7 +105,10 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     progress.clear()
     log.info("exported %d users, %d rows", counts["users"], counts["rows"])
     model_version = None if served is None else served.version
-    return {"published": True, **counts, "model_version": model_version, "table_version": table_version}
+    told = {"published": True, **counts, "model_version": model_version, "table_version": table_version}
+    if served is None or not reads_users(served.bundle.recipe):
+        return told
+    return told | update_user_states(site, store, served.bundle, served.version, day)
 
 
 def day_shown(store: Store) -> date | None:

@@ -76,6 +76,23 @@ LIST_CHECKS = Table(
     ("channel", "rule"),
 )
 
+USER_STATES = Table(
+    "user_states",
+    "one row per user: what the served model carries of them after their last session",
+    {
+        "user_bucket": pl.Int64,
+        "visitor": pl.String,
+        "model_version": pl.Int64,
+        "last_session_id": pl.String,
+        "last_started_at": UTC_MICROSECONDS,
+        "num_sessions": pl.Int64,
+        "history": pl.String,
+        "carry": pl.List(pl.Float64),
+    },
+    ("user_bucket",),
+    ("visitor",),
+)
+
 DRIFT = Table(
     "drift",
     "one row per day, measure and part: how unlike the days before it a day was",

@@ -11,7 +11,15 @@ from pipeline.settings import REASONS
 from serving_export.drift import MEASURES
 from serving_export.quality import RULES
 from serving_export.settings import Drift
-from serving_export.tables import DRIFT, LIST_CHECKS, POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, TRIGGERS
+from serving_export.tables import (
+    DRIFT,
+    LIST_CHECKS,
+    POPULAR_ITEMS,
+    RECOMMENDATIONS,
+    RELATED_ITEMS,
+    TRIGGERS,
+    USER_STATES,
+)
 from training.export_settings import Checks
 from training.gate import GUARDS
 from training.settings import Gate
@@ -35,6 +43,7 @@ DECLARED = [
     TRIGGERS,
     LIST_CHECKS,
     DRIFT,
+    USER_STATES,
 ]
 
 

@@ -52,6 +52,8 @@ class SequenceRecipe(Section):
     """Of intentrec: layers of each Transformer."""
     num_heads: int = Field(default=2, ge=1)
     """Of intentrec: attention heads, which share hidden_size evenly."""
+    user_dropout: float = Field(default=0, ge=0, lt=1)
+    """Of hrnn: share of what goes into the user's state, and of what comes out, that is blanked while training."""
     hidden_size: int = Field(default=128, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the input vector that is blanked while training."""
@@ -172,8 +174,9 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
             "max_sessions bounds a user's sessions, but sequence is session; leave it out",
         ),
         (
-            recipe.encoder != "hrnn" and (is_set("propagate") or is_set("backprop_sessions")),
-            f"propagate and backprop_sessions belong to encoder hrnn, but encoder is {recipe.encoder}; leave them out",
+            recipe.encoder != "hrnn" and any(map(is_set, ("propagate", "backprop_sessions", "user_dropout"))),
+            "propagate, backprop_sessions and user_dropout belong to encoder hrnn, "
+            f"but encoder is {recipe.encoder}; leave them out",
         ),
         *(
             (

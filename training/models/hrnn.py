@@ -34,14 +34,13 @@ from torch.nn.utils.rnn import PackedSequence
 
 from features.intents import Definitions
 from training.batch import Batch
-from training.models.recurrent import Recurrent, step_order, with_one
+from training.models.gru4rec import Gru4Rec
+from training.models.recurrent import step_order, with_one
 from training.recipes import SequenceRecipe
 
 
-class Hrnn(Recurrent):
-    """A GRU over events under a GRU over sessions."""
-
-    layer_type = nn.GRU
+class Hrnn(Gru4Rec):
+    """A GRU over events under a GRU over sessions; drawn as GRU4Rec is."""
 
     def __init__(
         self,
@@ -50,6 +49,7 @@ class Hrnn(Recurrent):
         dropout: float,
         propagate: Literal["init", "all"] = "init",
         backprop_sessions: int = 1,
+        user_dropout: float = 0,
     ) -> None:
         super().__init__(num_codes, hidden_size, dropout)
         if propagate == "all":
@@ -57,12 +57,13 @@ class Hrnn(Recurrent):
         self.propagate, self.backprop_sessions = propagate, backprop_sessions
         self.user_layer = nn.GRUCell(hidden_size, hidden_size)
         self.start = nn.Linear(hidden_size, hidden_size)
+        self.user_dropout = nn.Dropout(user_dropout)
 
     @classmethod
     def of_recipe(cls, recipe: SequenceRecipe, num_codes: int, definitions: Definitions | None = None) -> Self:
         """With the recipe's way of propagation."""
         sizes = (num_codes, recipe.hidden_size, recipe.dropout)
-        return cls(*sizes, recipe.propagate, recipe.backprop_sessions)
+        return cls(*sizes, recipe.propagate, recipe.backprop_sessions, recipe.user_dropout)
 
     def states(self, batch: Batch) -> Tensor:
         """(T, D + 1) the state after each event; without `user_offsets` each session is a user's first."""
@@ -76,11 +77,11 @@ class Hrnn(Recurrent):
                 last_RD, user_RD = last_RD[: sessions.num_users], user_RD[: sessions.num_users]
                 if number % self.backprop_sessions == 0:
                     last_RD, user_RD = last_RD.detach(), user_RD.detach()
-                user_RD = self.user_layer(last_RD, user_RD)
-                start_RD = self.start(user_RD).tanh()
+                user_RD = self.user_layer(self.user_dropout(last_RD), user_RD)
+                start_RD = self.start(self.user_dropout(user_RD)).tanh()
             inputs_PD = inputs_TD[sessions.places_P]
             if self.propagate == "all":
-                inputs_PD = torch.cat([inputs_PD, user_RD[sessions.user_P]], dim=1)
+                inputs_PD = torch.cat([inputs_PD, self.user_dropout(user_RD)[sessions.user_P]], dim=1)
             packed, end_1RD = self.layer(PackedSequence(inputs_PD, sessions.sizes), start_RD[sessions.order_R][None])
             last_RD = torch.empty_like(end_1RD[0]).index_copy(0, sessions.order_R, end_1RD[0])
             states.append(packed.data)
