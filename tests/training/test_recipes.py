@@ -85,7 +85,10 @@ def test_an_unknown_encoder_is_refused_by_name():
         ({"variant": "multitask"}, "variant belongs to encoder intentrec, but encoder is gru; leave it out"),
         ({"num_layers": 2}, "num_layers belongs to encoder intentrec, but encoder is gru; leave it out"),
         ({"encoder": "intentrec", "num_heads": 3}, "hidden_size 128 is not shared evenly by num_heads = 3"),
-        ({"backprop_sessions": 2}, "propagate, backprop_sessions and user_dropout belong to encoder hrnn, but encoder is gru"),
+        (
+            {"backprop_sessions": 2},
+            "propagate, backprop_sessions and user_dropout belong to encoder hrnn, but encoder is gru",
+        ),
         (
             {"encoder": "hrnn", "sequence": "user", "order": "session_parallel"},
             r"needs an encoder that carries its state \(gru4rec\), not hrnn; take chronological or shuffled",
