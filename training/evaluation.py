@@ -76,13 +76,18 @@ def count_earlier(sequences: Sequences, history: Sequences) -> Integers:
     return found.to_series().to_numpy()[history.num_sessions :]
 
 
+def known_after(bundle: Bundle, sequences: Sequences, history: Sequences) -> Sequences:
+    """The known events of some sessions behind as much of their histories as the recipe reads; not grouped."""
+    assert isinstance(bundle.recipe, SequenceRecipe)
+    kept = history.known_only().at_least(1).newest(bundle.recipe.max_sessions)
+    return sequences.known_only().at_least(1).after(kept)
+
+
 def rank_after_histories(
     bundle: Bundle, sequences: Sequences, history: Sequences, ks: Sequence[int]
 ) -> tuple[Integers, Integers]:
     """As `rank_next_events`, of a model that reads a user's earlier sessions: those before the day, and of the day."""
-    assert isinstance(bundle.recipe, SequenceRecipe)
-    kept = history.known_only().at_least(1).newest(bundle.recipe.max_sessions)
-    known = sequences.known_only().at_least(1).after(kept)
+    known = known_after(bundle, sequences, history)
     ranks, exposures_KI = rank_next_events(bundle, known.by_user().with_targets(), ks)
     sessions, _ = user_order(known.visitors)
     session_of_rank = np.repeat(sessions, known.num_targets[sessions])

@@ -1,6 +1,7 @@
 """Measure a bundle on a day: all three protocols, on what the store holds of it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from pipeline.publish import Store
 from pipeline.tables import events_table
 from training.bundle import Bundle
 from training.evaluation import evaluate_lists, evaluate_next
+from training.intent_quality import intent_quality
 from training.outcomes import Outcomes, merge
 from training.recipes import MOST_SESSIONS
 from training.settings import TrainingSite
@@ -47,7 +49,9 @@ def measure_bundle(bundle: Bundle, held_out: HeldOutDay, ks: Sequence[int]) -> O
     if bundle.data_through >= held_out.day:
         raise ValueError(f"a model that has seen {bundle.data_through} cannot be tested on {held_out.day}")
     lists = evaluate_lists(bundle, held_out.histories, held_out.seen, held_out.truths, ks)
-    return merge([evaluate_next(bundle, held_out.sessions, ks, held_out.earlier), lists])
+    outcomes = merge([evaluate_next(bundle, held_out.sessions, ks, held_out.earlier), lists])
+    intents = intent_quality(bundle, held_out.sessions, held_out.earlier, max(ks))
+    return replace(outcomes, whole=dict(outcomes.whole) | intents)
 
 
 def list_inputs(
