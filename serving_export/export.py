@@ -45,7 +45,7 @@ from serving_export.user_states import update_user_states
 from training.bundle import Bundle
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, number
-from training.units import reads_users
+from training.units import carries_users, reads_users
 
 NUM_QUERIES = 1000
 """Users whose exact lists an approximate index is measured by."""
@@ -106,7 +106,7 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     log.info("exported %d users, %d rows", counts["users"], counts["rows"])
     model_version = None if served is None else served.version
     told = {"published": True, **counts, "model_version": model_version, "table_version": table_version}
-    if served is None or not reads_users(served.bundle.recipe):
+    if served is None or not carries_users(served.bundle.recipe):
         return told
     return told | update_user_states(site, store, served.bundle, served.version, day)
 

@@ -19,7 +19,7 @@ Decay = Literal["same", "linear", "div", "quadratic", "log"]
 CARRYING = ("gru4rec",)
 """Encoders that can carry their state from step to step."""
 OF_USERS = ("hrnn",)
-"""Encoders that read a user's earlier sessions."""
+"""Encoders that carry a user's earlier sessions in a state."""
 OF_EITHER = ("intentrec",)
 """Encoders that read sessions, or users as one long session each."""
 MOST_SESSIONS = 50

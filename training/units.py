@@ -2,12 +2,17 @@
 
 from features.sequences import Sequences
 from pipeline.terminal import log
-from training.recipes import Recipe, SequenceRecipe
+from training.recipes import OF_USERS, Recipe, SequenceRecipe
 
 
 def reads_users(recipe: Recipe) -> bool:
     """Whether a model of this recipe reads a user's earlier sessions."""
     return isinstance(recipe, SequenceRecipe) and recipe.sequence == "user"
+
+
+def carries_users(recipe: Recipe) -> bool:
+    """Whether a model of this recipe carries a state of each user, which can be kept."""
+    return reads_users(recipe) and isinstance(recipe, SequenceRecipe) and recipe.encoder in OF_USERS
 
 
 def training_units(recipe: Recipe, sequences: Sequences) -> Sequences:
