@@ -1,5 +1,6 @@
 """What each user did last, and which items they had: the input of a list, and what the list must leave out."""
 
+from collections.abc import Sequence
 from datetime import date
 from zoneinfo import ZoneInfo
 
@@ -37,10 +38,11 @@ def first_day(site: FeaturesSite, last: date, within: Duration) -> date:
     return (day_end(last, site.time_zone) - within).astimezone(ZoneInfo(site.time_zone)).date()
 
 
-def last_events(events: pl.LazyFrame, num_events: int, gap: Duration) -> pl.DataFrame:
+def last_events(events: pl.LazyFrame, num_events: int, gap: Duration, context: Sequence[str] = ()) -> pl.DataFrame:
     """One row a user: the last items in time order (list `item_ids`), and when the last one was.
 
-    The list `session` numbers what lies between silences of more than `gap`.
+    The list `session` numbers what lies between silences of more than `gap`; `occurred_at`, `event_type` and the
+    context columns are lists, too.
     """
     is_silent = (pl.col("occurred_at").diff() > gap).fill_null(False)
     return (
@@ -48,6 +50,7 @@ def last_events(events: pl.LazyFrame, num_events: int, gap: Duration) -> pl.Data
         .group_by("user_id", maintain_order=True)
         .agg(
             pl.col("visitor").last(),
+            pl.col("occurred_at", "event_type", *context).tail(num_events),
             item_ids=pl.col("item_id").tail(num_events),
             session=is_silent.cum_sum().cast(pl.Int64).tail(num_events),
             last_at=pl.col("occurred_at").last(),

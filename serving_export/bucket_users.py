@@ -1,13 +1,14 @@
 """The active users of a bucket: what each did last, and which items their lists must leave out."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 
 from features.histories import active_events, last_sessions
+from features.intents import Definitions
 from features.sequences import Integers, Sequences
 from pipeline.dates import day_end
 from pipeline.publish import Store
@@ -34,6 +35,8 @@ class BucketUsers:
     """user (its number), user_id, item_id, item_code, event_type, occurred_at, event_date; in order of time."""
     session_gap: timedelta
     """The silence that ends a session at this site."""
+    event_columns: dict[str, Integers] = field(default_factory=dict)
+    """What else the model reads of the events of `histories`."""
 
     @property
     def size(self) -> int:
@@ -49,22 +52,34 @@ class BucketUsers:
         first = int(self.histories.offsets[start])
         codes = np.where(part.codes < num_known, part.codes, 0)
         happened = self.occurred_at[first : first + len(codes)]
-        sequences = Sequences(codes, part.offsets, happened, self.table["user_id"].slice(start, stop - start))
+        told = {name: column[first : first + len(codes)] for name, column in self.event_columns.items()}
+        users = self.table["user_id"].slice(start, stop - start)
+        sequences = Sequences(codes, part.offsets, happened, users, event_columns=told)
         if not by_user:
             return sequences.known_only()
         return sequences.cut_at_silences(self.session_gap // timedelta(microseconds=1)).known_only().at_least(1)
 
 
 def read_bucket(
-    site: TrainingSite, store: Store, day: date, bucket: int, assortment: Assortment, rules: Iterable[Seen]
+    site: TrainingSite,
+    store: Store,
+    day: date,
+    bucket: int,
+    assortment: Assortment,
+    rules: Iterable[Seen],
+    definitions: Definitions | None = None,
 ) -> BucketUsers:
-    """All that the lists of a bucket are made from, as known at the end of `day`."""
+    """All that the lists of a bucket are made from, as known at the end of `day`.
+
+    With `definitions` also the properties of events that the model reads.
+    """
     export, end, rules = site.export, day_end(day, site.time_zone), list(rules)
     of_triggers = export.triggers.within if export.triggers.names() else timedelta()
     longest = max([export.active_within, of_triggers, *(r.within for r in rules if r.policy != "allow")])
     columns = ("user_id", "visitor", "item_id", "event_type", "occurred_at", "event_id", "event_date")
     read = active_events(site, store, day, longest, bucket)
-    events = read.select(*columns, segment=segment_of(export.segment_by)).collect()
+    told = () if definitions is None else [name for name in definitions.columns if name not in columns]
+    events = read.select(*columns, *told, segment=segment_of(export.segment_by)).collect()
     is_active = pl.col("occurred_at") >= end - export.active_within
     users = events.filter(is_active).select("user_id").unique().sort("user_id")
     numbered = users.with_columns(user=pl.int_range(pl.len(), dtype=pl.Int64))
@@ -75,21 +90,27 @@ def read_bucket(
     last = recent.select("visitor", "segment", last_item="item_id", last_code="item_code")[ends - 1]
     sessions = last_sessions(site, store, day, export.active_within, bucket)
     table = pl.concat([users, last], how="horizontal").join(sessions, on="visitor", how="left", maintain_order="left")
-    histories, occurred_at = last_known(recent, ends, export.input.last_events)
+    kept, histories = last_known(recent, ends, export.input.last_events)
     seen = {rule: seen_items(coded, end, rule, users.height) for rule in rules}
-    events = coded.drop("visitor", "segment")
-    return BucketUsers(table.drop("visitor"), histories, occurred_at, seen, events, site.sessions.gap)
+    return BucketUsers(
+        table.drop("visitor"),
+        histories,
+        kept["occurred_at"].dt.epoch("us").to_numpy(),
+        seen,
+        coded.drop("visitor", "segment", *told),
+        site.sessions.gap,
+        {} if definitions is None else definitions.encode(kept),
+    )
 
 
-def last_known(events: pl.DataFrame, ends: Integers, num_events: int) -> tuple[UserItems, Integers]:
-    """The last events of each user, of those the ones whose item has a code; and when they happened."""
+def last_known(events: pl.DataFrame, ends: Integers, num_events: int) -> tuple[pl.DataFrame, UserItems]:
+    """The last events of each user, of those the ones whose item has a code; as rows, and as items."""
     user = events["user"].to_numpy()
     is_last = np.arange(len(user)) >= ends[user] - num_events
     is_kept = is_last & (events["item_code"] > 0).to_numpy()
-    kept = events.select("item_code", "occurred_at").filter(pl.Series(is_kept))
+    kept = events.filter(pl.Series(is_kept))
     counts = np.bincount(user[is_kept], minlength=len(ends))
-    histories = UserItems(kept["item_code"].to_numpy(), np.concatenate([[0], np.cumsum(counts)]))
-    return histories, kept["occurred_at"].dt.epoch("us").to_numpy()
+    return kept, UserItems(kept["item_code"].to_numpy(), np.concatenate([[0], np.cumsum(counts)]))
 
 
 def seen_items(events: pl.DataFrame, end: object, rule: Seen, num_users: int) -> UserItems:

@@ -218,7 +218,7 @@ def some_vectors(
     """(R, D) of some users, of the first buckets that have any."""
     parts: list[Vectors] = []
     for bucket in range(site.buckets):
-        users = read_bucket(site, store, day, bucket, assortment, [])
+        users = read_bucket(site, store, day, bucket, assortment, [], bundle.vocabulary.definitions)
         sequences = users.sequences(0, min(users.size, NUM_QUERIES), assortment.num_known, reads_users(bundle.recipe))
         vectors_UD = session_vectors(bundle, sequences, vectors_ID.shape[1])
         parts.append(vectors_UD[np.isfinite(vectors_UD).all(1)])
@@ -243,9 +243,10 @@ def make_lists(site: TrainingSite, store: Store, day: date, maker: ListMaker, pr
     if len(left) < site.buckets:
         log.info("%d of %d buckets were staged by an export that did not end", site.buckets - len(left), site.buckets)
     rules = {plan.seen for plan in maker.channels}
+    definitions = None if maker.bundle is None else maker.bundle.vocabulary.definitions
 
     def fill(bucket: int) -> FilledBucket:
-        users = read_bucket(site, store, day, bucket, maker.assortment, rules)
+        users = read_bucket(site, store, day, bucket, maker.assortment, rules, definitions)
         return FilledBucket(users, list(maker.slabs(users)))
 
     filled = track(side_by_side(fill, left, workers=1), "filling lists", len(left))

@@ -24,15 +24,22 @@ def encode_histories(
     """Each user's last items (`user_id`, list `item_ids`) as a session of known items; users with none are left out.
 
     With `by_user` as the sessions that the list `session` tells apart, grouped. Returns the sequences and their users.
+    For a model that reads more than items, with what the histories hold of their events.
     """
+    definitions = vocabulary.definitions
+    told = () if definitions is None else ("occurred_at", *definitions.columns)
     lists = {"item_id": "item_ids"} | ({"session": "session"} if by_user else {})
+    lists |= {name: name for name in told if name in histories.columns}
     events = vocabulary.encode(histories.select("user_id", "last_at", **lists).explode(list(lists)))
     known = events.filter(pl.col("item_code") > 0)
     of_session = ["user_id", "session"] if by_user else ["user_id"]
     sessions = known.group_by(of_session, maintain_order=True).agg(pl.len().cast(pl.Int64))
     users = sessions.group_by("user_id", maintain_order=True).agg(pl.len().cast(pl.Int64))
-    happened = known["last_at"].dt.epoch("us").to_numpy()
-    sequences = Sequences(known["item_code"].to_numpy(), ends(sessions["len"]), happened, sessions["user_id"])
+    happened = known["occurred_at" if "occurred_at" in known.columns else "last_at"].dt.epoch("us").to_numpy()
+    columns = {} if definitions is None else definitions.encode(known)
+    sequences = Sequences(
+        known["item_code"].to_numpy(), ends(sessions["len"]), happened, sessions["user_id"], event_columns=columns
+    )
     return replace(sequences, user_offsets=ends(users["len"])) if by_user else sequences, users["user_id"]
 
 

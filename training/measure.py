@@ -62,7 +62,7 @@ def list_inputs(
     before = active_events(site, store, day - ONE_DAY, rules.active_within, bucket)
     truths = user_items(site, store, day, bucket)
     present = before.join(truths.lazy(), on="user_id", how="semi")
-    histories = last_events(present, rules.input.last_events, site.sessions.gap)
+    histories = last_events(present, rules.input.last_events, site.sessions.gap, site.source.context)
     return histories, seen_before(site, store, day - ONE_DAY, bucket, histories), truths
 
 

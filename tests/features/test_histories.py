@@ -25,9 +25,12 @@ def test_a_history_is_a_users_last_items_in_time_order(loaded_shop, events):
     histories = last_events(active, 3, timedelta(minutes=30))
     ours = events.filter(pl.col("event_date") <= last, pl.col("user_id").is_not_null())
     assert set(histories["user_id"]) == set(ours["user_id"])
-    for user, items, last_at in histories.select("user_id", "item_ids", "last_at").iter_rows():
+    columns = ("user_id", "item_ids", "event_type", "occurred_at", "last_at")
+    for user, items, types, times, last_at in histories.select(columns).iter_rows():
         of_user = ours.filter(pl.col("user_id") == user).sort("occurred_at", "event_id")
         assert items == of_user["item_id"].to_list()[-3:]
+        assert types == of_user["event_type"].to_list()[-3:]
+        assert times == of_user["occurred_at"].to_list()[-3:]
         assert last_at == of_user["occurred_at"].to_list()[-1]
 
 
@@ -36,7 +39,11 @@ def test_a_history_falls_into_sessions_at_silences():
     start = pl.datetime(2026, 3, 1, time_zone="UTC", time_unit="us")
     rows = [(user, f"{user}{n}", minute) for user, told in minutes.items() for n, minute in enumerate(told)]
     events = pl.DataFrame(rows, schema=["user_id", "item_id", "minute"], orient="row").select(
-        "user_id", "item_id", occurred_at=start + pl.duration(minutes="minute"), event_id="item_id", visitor="user_id"
+        *("user_id", "item_id"),
+        occurred_at=start + pl.duration(minutes="minute"),
+        event_id="item_id",
+        visitor="user_id",
+        event_type=pl.lit("view"),
     )
     histories = last_events(events.lazy(), 3, timedelta(minutes=30))
     assert histories.select("item_ids", "session").rows() == [

@@ -1,7 +1,12 @@
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import numpy as np
 import polars as pl
 import pytest
 
+from features.intents import Definitions
+from features.vocabulary import learn_vocabulary
 from training.lists import encode_histories, fill_lists
 from training.score import count_unknown, score_sessions
 
@@ -89,3 +94,21 @@ def test_a_model_of_users_gets_the_last_items_as_sessions(scripted):
         for by_user in (False, True)
     )
     assert grouped.equals(plain), "this model looks at the last item alone"
+
+
+def test_a_model_of_properties_reads_what_histories_hold_of_their_events():
+    definitions = Definitions(
+        classes={"event_type": ("view", "cart"), "device": ("phone", "desk")}, columns=("event_type", "device")
+    )
+    plain = learn_vocabulary(pl.DataFrame({"item_ids": [["a", "b"]]}), 1)
+    vocabulary = replace(plain, definitions=definitions)
+    times = [datetime(2026, 3, 1, hour, tzinfo=UTC) for hour in (1, 2, 3)]
+    told = histories(u=["a", "?", "b"]).with_columns(
+        event_type=pl.Series([["cart", "view", "swim"]]),
+        occurred_at=pl.Series([times]).cast(pl.List(pl.Datetime("us", "UTC"))),
+    )
+    read, _ = encode_histories(told, vocabulary)
+    assert read.event_columns["event_type"].tolist() == [2, 0]
+    assert read.event_columns.keys() == {"event_type"}, "no history tells the device"
+    assert np.diff(read.occurred_at).tolist() == [2 * 3_600_000_000]
+    assert encode_histories(told, plain)[0].event_columns == {}
