@@ -722,12 +722,12 @@ def forget(
     from features.tables import SEQUENCES
     from pipeline.forget import forget
     from pipeline.publish import open_store
-    from serving_export.tables import RECOMMENDATIONS, TRIGGERS, USER_STATES
+    from serving_export.tables import RECOMMENDATIONS, SESSION_INTENTS, TRIGGERS, USER_STATES
 
     the_site = read_site(site)
     refuse_while_running(the_site)
     store = open_store(the_site, must_exist=True)
-    of_lists = [(RECOMMENDATIONS, "user_id"), (TRIGGERS, "user_id")]
+    of_lists = [(RECOMMENDATIONS, "user_id"), (TRIGGERS, "user_id"), (SESSION_INTENTS, "user_id")]
     facts = forget(the_site, store, user, [(SEQUENCES, "visitor"), *of_lists, (USER_STATES, "visitor")])
     if not any(facts["removed"].values()):
         log.warning("no table holds rows of that user now; the id must be the one of the log, letter by letter")
@@ -743,10 +743,10 @@ def store_tables(site: Site) -> "list[Table]":
     """The tables with partitions."""
     from features.tables import SEQUENCES, VOCABULARY
     from pipeline.tables import DAYS, FILES, ITEMS, OPEN_SESSIONS, REJECTED, events_table, sessions_table
-    from serving_export.tables import DRIFT, LIST_CHECKS, RECOMMENDATIONS, TRIGGERS, USER_STATES
+    from serving_export.tables import DRIFT, LIST_CHECKS, RECOMMENDATIONS, SESSION_INTENTS, TRIGGERS, USER_STATES
 
     of_site = [events_table(site.source.context), sessions_table(site.source.context)]
-    of_lists = [RECOMMENDATIONS, TRIGGERS, LIST_CHECKS, DRIFT, USER_STATES]
+    of_lists = [RECOMMENDATIONS, TRIGGERS, SESSION_INTENTS, LIST_CHECKS, DRIFT, USER_STATES]
     return [*of_site, REJECTED, FILES, DAYS, ITEMS, OPEN_SESSIONS, VOCABULARY, SEQUENCES, *of_lists]
 
 

@@ -38,8 +38,9 @@ from serving_export.quality import check_release
 from serving_export.reader import facts_of
 from serving_export.related import relate
 from serving_export.scoring import Vectors, item_vectors, session_vectors
+from serving_export.session_intents import find_intents, tells_intents
 from serving_export.staged_buckets import Progress, StagedBucket
-from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, TRIGGERS
+from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS, SESSION_INTENTS, TRIGGERS
 from serving_export.triggers import find_triggers
 from serving_export.user_states import update_user_states
 from training.bundle import Bundle
@@ -238,6 +239,7 @@ class FilledBucket:
 def make_lists(site: TrainingSite, store: Store, day: date, maker: ListMaker, progress: Progress) -> list[StagedBucket]:
     """Stage every bucket that no killed export has staged; while one is written, the next one is filled."""
     tables: list[Table] = [RECOMMENDATIONS, *([TRIGGERS] if site.export.triggers.names() else [])]
+    tables += [SESSION_INTENTS] if tells_intents(maker.bundle) else []
     done = {bucket: progress.read(bucket, tables) for bucket in range(site.buckets)}
     left = [bucket for bucket, staged in done.items() if staged is None]
     if len(left) < site.buckets:
@@ -264,7 +266,7 @@ def finish_bucket(
     maker: ListMaker,
     progress: Progress,
 ) -> StagedBucket:
-    """Stage the lists and triggers of a bucket."""
+    """Stage the lists, triggers and intents of a bucket."""
     users, rules = filled.users, site.export.triggers
     in_bucket = pl.lit(bucket, pl.Int64).alias("user_bucket")
     files: dict[str, list[StagedFile]] = {RECOMMENDATIONS.name: []}
@@ -277,6 +279,9 @@ def finish_bucket(
     if rules.names():
         found_rows = find_triggers(users.events, rules, maker.assortment.allowed(rules), day_end(day, site.time_zone))
         files[TRIGGERS.name] = store.stage(TRIGGERS, found_rows.with_columns(in_bucket))
+    if maker.bundle is not None and tells_intents(maker.bundle):
+        told = find_intents(maker.bundle, users, maker.assortment.num_known)
+        files[SESSION_INTENTS.name] = store.stage(SESSION_INTENTS, told.with_columns(in_bucket))
     return progress.write(bucket, files, counts)
 
 
@@ -292,10 +297,11 @@ def publish_companions(
     if maker.related is not None:
         rows = maker.related.rows(maker.assortment)
         versions[RELATED_ITEMS.name] = store.replace(RELATED_ITEMS, rows, {}, told)
-    if site.export.triggers.names():
-        files = [file for part in made for file in part.files[TRIGGERS.name]]
-        buckets = {"user_bucket": list(range(site.buckets))}
-        versions[TRIGGERS.name] = store.commit(TRIGGERS, files, buckets, told)
+    buckets = {"user_bucket": list(range(site.buckets))}
+    is_made = ((TRIGGERS, bool(site.export.triggers.names())), (SESSION_INTENTS, tells_intents(maker.bundle)))
+    for table in (table for table, is_so in is_made if is_so):
+        files = [file for part in made for file in part.files[table.name]]
+        versions[table.name] = store.commit(table, files, buckets, told)
     return {f"{name}_version": version for name, version in versions.items()}
 
 

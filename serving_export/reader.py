@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 RECOMMENDATIONS = "recommendations"
 SHOWN = ("model_version", "run_id", "data_through", "generated_at", "valid_until")
 """Facts of a release that stand beside its rows."""
-COMPANIONS = ("popular_items_version", "related_items_version", "triggers_version", "items_version", "sessions_version")
+COMPANIONS = (
+    *("popular_items_version", "related_items_version", "triggers_version", "session_intents_version"),
+    *("items_version", "sessions_version"),
+)
 MADE_BY = ("nightjar", "code_commit", "site_file_sha256", "days_version", "files_version")
 """What a release was made by and from, for `nightjar lineage`."""
 IN_JSON = ("quality", "metrics")

@@ -60,6 +60,22 @@ TRIGGERS = Table(
     ("user_id", "trigger", "rank"),
 )
 
+SESSION_INTENTS = Table(
+    "session_intents",
+    "one row per user, intent and rank: how probable a class of the next event is",
+    {
+        "user_bucket": pl.Int64,
+        "user_id": pl.String,
+        "intent": pl.String,
+        "rank": pl.Int64,
+        "label": pl.String,
+        "probability": pl.Float64,
+        "session_id": pl.String,
+    },
+    ("user_bucket",),
+    ("user_id", "intent", "rank"),
+)
+
 LIST_CHECKS = Table(
     "list_checks",
     "one row per day, channel and rule that its lists were held to before they were published",
