@@ -45,7 +45,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gru": ("gru", {}),
     "hrnn init": ("hrnn", {}),
     "hrnn all": ("hrnn", {"propagate": "all"}),
-    "hrnn init, gradient through 3 sessions": ("hrnn", {"backprop_sessions": 3}),
+    "hrnn all, gradient through 4 sessions": ("hrnn", {"propagate": "all", "backprop_sessions": 4}),
+    "hrnn init, no user dropout": ("hrnn", {"user_dropout": 0}),
     SHUFFLED: ("hrnn", {}),
 }
 

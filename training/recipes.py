@@ -321,8 +321,18 @@ def gru4rec() -> Recipe:
 
 
 def hrnn() -> Recipe:
-    """HRNN Init with full cross-entropy: users with their sessions, about as many events a step as `gru`."""
-    return SequenceRecipe(encoder="hrnn", sequence="user", batch_size=64)
+    """HRNN Init, which learns as `gru4rec` does but for whole sessions, user by user."""
+    return SequenceRecipe(
+        encoder="hrnn",
+        sequence="user",
+        user_dropout=0.5,
+        num_negatives=2048,
+        negative_alpha=0.5,
+        in_batch_negatives=True,
+        batch_size=32,
+        optimiser="adagrad",
+        learning_rate=0.07,
+    )
 
 
 def intentrec() -> Recipe:

@@ -20,9 +20,9 @@ Where this differs from the authors' code: their gradients reach one event, thei
 only (here the candidate, too, as the paper writes it), their item tables for input and output differ, and they drop
 every user who is still open when no further one begins; here every target of every user is trained.
 
-`user_dropout` blanks part of s_m on its way into GRU_usr and of c on its way out. It is there because c tells users apart:
-without it the network learns by heart what each user of the window did next, and is worse for users it knows than
-without their history (docs/benchmarks.md).
+`user_dropout` blanks part of s_m on its way into GRU_usr and of c on its way out. It is there because c tells users
+apart: without it the network learns by heart what each user of the window did next, and serves users with a history
+worse than a session model does (docs/benchmarks.md).
 
 Round m runs the m-th session of all users that have one, whole sessions packed as in `gru`.
 

@@ -184,8 +184,9 @@ def test_taste_that_lasts_from_session_to_session_is_learnt(tmp_path):
     sequences = Sequences(
         codes, np.arange(0, 1201, 4), np.arange(1200) * 10**9, pl.Series([f"v{user}" for user in sessions])
     )
-    fields = {"dropout": 0.0, "batch_size": 15, "learning_rate": 0.02, "prior_half_life": timedelta(hours=1)}
-    recipe = recipe_of(**fields)
+    fields = {"dropout": 0.0, "user_dropout": 0.0, "batch_size": 15, "prior_half_life": timedelta(hours=1)}
+    against_all = {"num_negatives": 0, "negative_alpha": 0, "in_batch_negatives": False}
+    recipe = recipe_of(optimiser="adam", learning_rate=0.02, **against_all, **fields)
     model: Any = build(recipe, NUM_CODES)
     users = training_units(recipe, sequences)
     fit(model, users, recipe, 12, tmp_path / "fit")
