@@ -2,7 +2,8 @@
 
     event_type, context columns   as the log tells them
     category, price_band          of its item, as the catalogue tells it
-    item_age                      how long its item was known then
+    item_age                      how long its item was known then; missing for items that were there when the log
+                                  began, whose age nobody knows: the days since then would be a date
     new_or_repeat                 whether its session had the item before
 
 Every property has classes, learnt on a training window and saved with the model. A class has a code from 1; 0 is a
@@ -60,7 +61,7 @@ class Definitions(Section):
 
         `first_seen` is in microseconds since 1970, the midnight before the item was first seen; 0 if that is unknown.
         """
-        known = catalogue.select("item_id", "category", "price", "first_seen")
+        known = catalogue.select("item_id", "category", "price", first_seen=first_seen())
         found = item_ids.to_frame("item_id").join(known, on="item_id", how="left", maintain_order="left")
         return found.select(
             category=coded(pl.col("category"), self.classes.get("category", ())),
@@ -75,7 +76,7 @@ def learn_definitions(site: FeaturesSite, sessions: pl.DataFrame, catalogue: pl.
     lists = ("offsets_seconds", "item_ids", "event_types", *site.source.context)
     events = sessions.select("session_id", "started_at", *lists).explode(lists)
     events = events.rename({"item_ids": "item_id", "event_types": "event_type"})
-    ours = catalogue.select("item_id", "first_seen", ours="category", price_of_item="price")
+    ours = catalogue.select("item_id", first_seen=first_seen(), ours="category", price_of_item="price")
     told = events.join(ours, on="item_id", how="left")
     happened = pl.col("started_at").dt.epoch("us") + pl.col("offsets_seconds") * 1e6
     age = (happened - midnight(pl.col("first_seen"), site.time_zone)) / MICROSECONDS_A_DAY
@@ -139,6 +140,12 @@ def banded(value: pl.Expr, cuts: tuple[float, ...]) -> pl.Expr:
     """The code of the band of each value; 0 for a missing one."""
     code = pl.sum_horizontal([pl.lit(1), *((value >= edge).cast(pl.Int64) for edge in cuts)])
     return pl.when(value.is_null() | value.is_nan()).then(MISSING).otherwise(code).cast(pl.Int64)
+
+
+def first_seen() -> pl.Expr:
+    """The day of a catalogue's item; null on the first of all days, on which items may have been there for long."""
+    day = pl.col("first_seen")
+    return pl.when(day > day.min()).then(day)
 
 
 def midnight(day: pl.Expr, time_zone: str) -> pl.Expr:

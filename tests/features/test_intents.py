@@ -27,7 +27,7 @@ def catalogue():
             "item_id": ["a", "b", "c", "late"],
             "category": ["hats", "socks", None, "boats"],
             "price": [1.0, 2.0, None, 9.0],
-            "first_seen": [date(2026, 2, 1), date(2026, 3, 1), date(2026, 2, 28), None],
+            "first_seen": [date(2026, 2, 1), date(2026, 3, 1), date(2026, 2, 28), date(2026, 1, 1)],
         }
     )
 
@@ -99,7 +99,7 @@ def test_items_are_described_by_code_and_a_category_of_later_is_missing(site, se
     grown = extend_vocabulary(vocabulary, sessions.with_columns(item_ids=pl.Series([["late"] * 2, ["a"], ["b"]])), 1)
     described = grown.describe(definitions, catalogue).described()
     assert described["category"].tolist() == [0, 1, 2, 0, MISSING], "boats came after the window"
-    assert described["first_seen"].tolist() == [0, *first, MISSING]
+    assert described["first_seen"].tolist() == [0, *first, MISSING], "boats were there when the log began"
 
 
 def test_the_digest_follows_the_definitions(site, sessions, catalogue):
