@@ -19,6 +19,7 @@ from features.histories import active_events, seen_items
 from pipeline.catalogue import latest_items
 from pipeline.errors import ContractError
 from pipeline.publish import StagedFile, Store
+from pipeline.side_by_side import side_by_side
 from pipeline.terminal import track
 from serving_export.item_rules import may_stand
 from serving_export.tables import RECOMMENDATIONS
@@ -61,6 +62,15 @@ class Tally:
         self.broken[rule] += num_broken
         self.examples[rule] += examples[: NUM_EXAMPLES - len(self.examples[rule])]
 
+    def merge(self, other: "Tally") -> None:
+        """Add what was counted of other users' lists."""
+        self.users += other.users
+        self.rows += other.rows
+        self.fallback_rows += other.fallback_rows
+        self.times_listed_I += other.times_listed_I
+        for rule, num_broken in other.broken.items():
+            self.add(rule, num_broken, other.examples[rule])
+
     def figures(self) -> dict[str, float]:
         """What a release is remembered by."""
         return {
@@ -91,15 +101,26 @@ class Catalogue:
 
 
 def tally_lists(site: TrainingSite, store: Store, staged: Sequence[StagedFile], day: date) -> dict[str, Tally]:
-    """Count what is in staged lists, a bucket at a time."""
+    """Count what is in staged lists, two buckets at a time."""
     catalogue = read_catalogue(site, store, day)
-    tallies = {
-        name: Tally(times_listed_I=np.zeros(catalogue.codes.height, np.int64)) for name in site.export.all_channels()
-    }
-    for bucket in track(range(site.buckets), "checking lists"):
+
+    def count(bucket: int) -> dict[str, Tally]:
+        tallies = empty_tallies(site, catalogue)
         files = [file for file in staged if file.partition["user_bucket"] == str(bucket)]
         tally_bucket(site, store, files, catalogue, tallies, day, bucket)
-    return tallies
+        return tallies
+
+    total = empty_tallies(site, catalogue)
+    for tallies in track(side_by_side(count, range(site.buckets)), "checking lists", site.buckets):
+        for name, tally in tallies.items():
+            total[name].merge(tally)
+    return total
+
+
+def empty_tallies(site: TrainingSite, catalogue: Catalogue) -> dict[str, Tally]:
+    """Channel -> nothing counted yet."""
+    num_items = catalogue.codes.height
+    return {name: Tally(times_listed_I=np.zeros(num_items, np.int64)) for name in site.export.all_channels()}
 
 
 def read_catalogue(site: TrainingSite, store: Store, day: date) -> Catalogue:
