@@ -105,14 +105,17 @@ class Sequences:
 
     def known_only(self) -> "Sequences":
         """Without events of unknown items; a session may become empty, but stays."""
-        is_known = self.item_codes != PADDING
-        num_known_before = np.concatenate([[0], np.cumsum(is_known)])
+        return self.only(self.item_codes != PADDING)
+
+    def only(self, is_kept: Mask) -> "Sequences":
+        """The events that are marked (T); a session may become empty, but stays."""
+        num_kept_before = np.concatenate([[0], np.cumsum(is_kept)])
         return replace(
             self,
-            item_codes=self.item_codes[is_known],
-            offsets=num_known_before[self.offsets],
-            occurred_at=self.occurred_at[is_known],
-            event_columns=self.columns_at(is_known),
+            item_codes=self.item_codes[is_kept],
+            offsets=num_kept_before[self.offsets],
+            occurred_at=self.occurred_at[is_kept],
+            event_columns=self.columns_at(is_kept),
         )
 
     def at_least(self, num_events: int) -> "Sequences":

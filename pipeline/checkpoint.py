@@ -177,6 +177,17 @@ def show(value: Any) -> str:
     return show_number(value) if isinstance(value, int | float) else str(value)
 
 
+def is_within(value: float, low: float | None, high: float | None) -> bool:
+    """Whether a value keeps limits, of which either may be none."""
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def allowed_in_words(low: float | None, high: float | None) -> str:
+    """What is allowed, like `at most 0.5`."""
+    told = (("at least", low), ("at most", high))
+    return " ".join(f"{words} {show_number(limit)}" for words, limit in told if limit is not None)
+
+
 def show_number(value: float) -> str:
     """A whole number as it is, another one with about four digits."""
     if abs(value) < 1:

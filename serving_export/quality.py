@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.checkpoint import show_number
+from pipeline.checkpoint import allowed_in_words, is_within, show_number
 from pipeline.errors import ContractError
 from pipeline.publish import StagedFile, Store
 from pipeline.terminal import log
@@ -53,13 +53,11 @@ class Verdict:
     @property
     def held(self) -> bool:
         """Whether the value is within the limits."""
-        return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
+        return is_within(self.value, self.low, self.high)
 
     def sentence(self) -> str:
         """The rule, what was found, what is allowed, and some of what broke it."""
-        bound = (
-            f"at least {show_number(self.low)}" if self.low is not None else f"at most {show_number(self.high or 0)}"
-        )
+        bound = allowed_in_words(self.low, self.high)
         like = f", like {'; '.join(self.examples)}" if self.examples else ""
         promise = f"{self.rule} in {self.channel} ({RULES[self.rule]})"
         return f"{promise}: found {show_number(self.value)}, allowed {bound}{like}"

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from features.histories import active_events
 from pipeline.catalogue import latest_items
-from pipeline.checkpoint import show_number
+from pipeline.checkpoint import allowed_in_words, show_number
 from pipeline.data_docs import volume_chart, with_status
 from pipeline.dates import ONE_DAY
 from pipeline.days import passed_days, read_days
@@ -172,14 +172,13 @@ def of_drift(store: Store, day: date) -> dict[str, Any]:
 def drift_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A measure of drift for people."""
     numbers = {name: "" if row[name] is None else show_number(row[name]) for name in ("value", "usual")}
-    limits = [(words, row[name]) for words, name in (("at least", "low"), ("at most", "high")) if row[name] is not None]
-    told = {"what": MEASURES.get(row["measure"], ""), "allowed": " ".join(f"{w} {show_number(v)}" for w, v in limits)}
+    told = {"what": MEASURES.get(row["measure"], ""), "allowed": allowed_in_words(row["low"], row["high"])}
     return dict(row) | numbers | told | {"is_measured": row["value"] is not None}
 
 
 def check_row(row: Mapping[str, Any], promises: Mapping[str, str] = RULES) -> dict[str, Any]:
     """A verdict of list QA, or a guard of the gate, for people."""
-    bound = f"at least {show_number(row['low'])}" if row["low"] is not None else f"at most {show_number(row['high'])}"
+    bound = allowed_in_words(row["low"], row["high"])
     return dict(row) | {"promise": promises.get(row["rule"], ""), "allowed": bound, "found": show_number(row["value"])}
 
 

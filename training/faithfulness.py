@@ -9,7 +9,6 @@ Method: Petsiuk et al., "RISE", BMVC 2018, for pictures; Bruun et al., ECIR 2025
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,7 +19,7 @@ from features.sequences import Integers, Sequences
 from features.vocabulary import PADDING
 from training.batch import gather
 from training.bundle import Bundle
-from training.reasons import Floats, leave_one_out, take
+from training.reasons import Floats, leave_one_out
 from training.score import all_scores
 
 Mask = NDArray[np.bool_]
@@ -55,22 +54,9 @@ def some_sessions(sequences: Sequences, seed: int) -> Sequences:
     """Some sessions that are long enough, of each the last events."""
     fitting = np.flatnonzero(sequences.lengths >= SHORTEST)
     drawn = np.random.default_rng(seed).permutation(fitting)[:NUM_SESSIONS]
-    sessions = take(sequences, np.sort(drawn))
+    sessions = sequences.take(np.sort(drawn))
     back = np.repeat(sessions.offsets[1:], sessions.lengths) - np.arange(len(sessions.item_codes))
-    return keep(sessions, back <= LONGEST)
-
-
-def keep(sequences: Sequences, is_kept: Mask) -> Sequences:
-    """The events that are marked; a session may become empty, but stays."""
-    num_before = np.concatenate([[0], np.cumsum(is_kept)])
-    offsets = num_before[sequences.offsets]
-    return replace(
-        sequences,
-        item_codes=sequences.item_codes[is_kept],
-        offsets=offsets,
-        occurred_at=sequences.occurred_at[is_kept],
-        event_columns=sequences.columns_at(is_kept),
-    )
+    return sessions.only(back <= LONGEST)
 
 
 def places(sessions: Sequences, importance_T: Floats) -> Integers:
@@ -87,7 +73,7 @@ def area(bundle: Bundle, sessions: Sequences, codes_S: Integers, is_kept: Callab
     found = []
     for k in range(1, int(sessions.lengths.max())):
         left = np.flatnonzero(sessions.lengths > k)
-        found.append(reciprocal_ranks(bundle, take(keep(sessions, is_kept(k)), left), codes_S[left]))
+        found.append(reciprocal_ranks(bundle, sessions.only(is_kept(k)).take(left), codes_S[left]))
     return float(np.concatenate(found).mean())
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 from mlflow.entities.model_registry import ModelVersion
 
-from pipeline.checkpoint import show_number
+from pipeline.checkpoint import allowed_in_words, is_within, show_number
 from pipeline.ids import sha256
 from training.difference import Difference, paired_difference
 from training.outcomes import Outcomes
@@ -59,13 +59,11 @@ class Guard:
     @property
     def held(self) -> bool:
         """Whether the number is within the limits."""
-        return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
+        return is_within(self.value, self.low, self.high)
 
     def sentence(self) -> str:
         """What was found and what is allowed."""
-        bound = (
-            f"at least {show_number(self.low)}" if self.low is not None else f"at most {show_number(self.high or 0)}"
-        )
+        bound = allowed_in_words(self.low, self.high)
         return f"{self.name} ({GUARDS[self.name]}) is {show_number(self.value)}, allowed is {bound}"
 
     def as_facts(self) -> dict[str, Any]:

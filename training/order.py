@@ -76,14 +76,7 @@ def without_last(sequences: Sequences) -> Sequences:
     """Every session without its last event; sessions must not be empty."""
     kept = np.ones(len(sequences.item_codes), dtype=bool)
     kept[sequences.offsets[1:] - 1] = False
-    offsets = sequences.offsets - np.arange(len(sequences.offsets))
-    return replace(
-        sequences,
-        item_codes=sequences.item_codes[kept],
-        offsets=offsets,
-        occurred_at=sequences.occurred_at[kept],
-        event_columns=sequences.columns_at(kept),
-    )
+    return sequences.only(kept)
 
 
 def shuffle_events(sequences: Sequences, seed: int) -> Sequences:

@@ -42,14 +42,14 @@ def leave_one_out(bundle: Bundle, sequences: Sequences, codes_SN: Integers) -> F
     """
     parts = []
     for sessions in few_at_a_time(sequences.lengths**2):
-        some = take(sequences, sessions)
+        some = sequences.take(sessions)
         of_event = some.session_of_event()
         scores_SN = score_items(bundle, some, codes_SN[sessions])
         scores_TN = np.zeros((len(of_event), codes_SN.shape[1]))
         shortened = without_each(some)
         left = np.flatnonzero(shortened.lengths)
         if len(left):
-            scores_TN[left] = score_items(bundle, take(shortened, left), codes_SN[sessions][of_event[left]])
+            scores_TN[left] = score_items(bundle, shortened.take(left), codes_SN[sessions][of_event[left]])
         parts.append(scores_SN[of_event] - scores_TN)
     return np.concatenate(parts) if parts else np.zeros((0, codes_SN.shape[1]))
 
@@ -60,28 +60,11 @@ def few_at_a_time(work_S: Integers) -> Iterator[Integers]:
     yield from (part for part in np.split(np.arange(len(work_S)), cuts) if len(part))
 
 
-def take(sequences: Sequences, sessions: Integers) -> Sequences:
-    """Some sessions, in the given order."""
-    return sequences.take(sessions)
-
-
 def without_each(sequences: Sequences) -> Sequences:
     """T sessions: the t-th one is the session of event t without that event; it may be empty."""
-    of_event, lengths = sequences.session_of_event(), sequences.lengths
-    lengths_T = lengths[of_event]
-    ends = np.cumsum(lengths_T)
-    left_out = np.repeat(np.arange(len(of_event)), lengths_T)
-    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths_T, lengths_T)
-    events = sequences.offsets[of_event][left_out] + within
-    events = events[events != left_out]
-    offsets = np.concatenate([[0], np.cumsum(lengths_T - 1)])
-    return Sequences(
-        sequences.item_codes[events],
-        offsets,
-        sequences.occurred_at[events],
-        sequences.visitors[of_event],
-        event_columns=sequences.columns_at(events),
-    )
+    of_event = sequences.session_of_event()
+    left_out = np.repeat(np.arange(len(of_event)), sequences.lengths[of_event])
+    return sequences.take(of_event).only(sequences.events_of(of_event) != left_out)
 
 
 def score_items(bundle: Bundle, sequences: Sequences, codes_SN: Integers) -> Floats:
