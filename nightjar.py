@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from datetime import date
 from enum import StrEnum
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 
     from pipeline.publish import Store
     from pipeline.tables import Table
+    from serving_export.request import Request
 
 log = logging.getLogger("nightjar")
-MOST_ROWS, MOST_LETTERS = 20, 100
+MOST_ROWS, MOST_LETTERS, MOST_REASONS = 20, 100, 3
 
 
 class Site(ExportSite):
@@ -406,70 +408,115 @@ def compare(
 def recommend(
     site: SiteOption,
     item: Annotated[list[str] | None, typer.Option(help="An item id as in the log, oldest first; repeat it.")] = None,
-    items_from: Annotated[
-        Path | None, typer.Option(help='JSON Lines: a list of item ids, or {"item_ids": […]}, a line a session.')
+    at: Annotated[
+        list[str] | None, typer.Option(help="When it happened, like 2026-03-01T12:30:00Z: once for each --item.")
     ] = None,
+    event_type: Annotated[
+        list[str] | None, typer.Option(help="What was done, like view: once for each --item, or once for all.")
+    ] = None,
+    user: Annotated[str, typer.Option(help="A user id as in the log: what they did before is the history.")] = "",
+    items_from: Annotated[
+        Path | None,
+        typer.Option(help='JSON Lines, a line a session: ["A", "B"], or {"items": [{"item_id": "A"}], "user_id": …}.'),
+    ] = None,
+    channel: Annotated[str, typer.Option(help="By the rules of this channel; else whatever the model says.")] = "",
     top: Annotated[int, typer.Option(min=1, help="Length of the list.")] = 10,
-    explain: Annotated[bool, typer.Option(help="Say which events of the session each item comes from.")] = False,
+    explain: Annotated[bool, typer.Option(help="Say which events each item comes from, and what is expected.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a session instead of a table.")] = False,
 ) -> None:
-    """Score sessions of raw item ids; no user needed, unknown items are counted."""
+    """Score sessions of raw item ids; unknown items and users are counted."""
     from pipeline.catalogue import latest_items
     from pipeline.publish import open_store
-    from serving_export.recommend import recommend, with_titles
+    from serving_export.loaded import load
+    from serving_export.recommend import recommend, with_history, with_titles
+    from serving_export.request import Request
 
-    sessions = read_sessions(items_from) if items_from else []
-    sessions += [item] if item else []
-    if not sessions:
-        raise ConfigurationError("give a session: --item A --item B, or --items-from FILE.jsonl")
-    the_site = read_site(site)
+    the_site, default = read_site(site), Request(channel=channel or None, top=top, explain=explain)
+    requests = read_requests(items_from, the_site.time_zone, default) if items_from else []
+    if item or user:
+        requests.append(request_of(item or [], at or [], event_type or [], user, the_site.time_zone, default))
+    if not requests:
+        raise ConfigurationError("give a session: --item A --item B, or --items-from FILE.jsonl, or a user: --user U")
     store = open_store(the_site, must_exist=True)
+    loaded = load(the_site, store)
     catalogue = latest_items(store, date.max)
-    for answer in recommend(the_site, store, sessions, top, explain):
+    for answer in recommend(loaded, [with_history(loaded, store, request) for request in requests]):
         answer["items"] = with_titles(answer["items"], catalogue)
         write_json({"step": "recommend", "site": the_site.name, **answer}) if as_json else show_answer(answer)
 
 
-def read_sessions(path: Path) -> list[list[str]]:
+def request_of(
+    items: list[str], times: list[str], kinds: list[str], user: str, time_zone: str, default: "Request"
+) -> "Request":
+    """The session that options tell."""
+    from serving_export.request import read_request
+
+    for name, told, fits in (("--at", times, [0, len(items)]), ("--event-type", kinds, [0, 1, len(items)])):
+        if len(told) not in fits:
+            raise ConfigurationError(f"{name} is given {len(told)} times for {len(items)} items; give it once for each")
+    kinds = kinds * len(items) if len(kinds) == 1 else kinds
+    events = [
+        {"item_id": item, "occurred_at": when, "event_type": kind}
+        for item, when, kind in zip_longest(items, times, kinds)
+    ]
+    try:
+        return read_request({"items": events, "user_id": user or None}, time_zone, default)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def read_requests(path: Path, time_zone: str, default: "Request") -> "list[Request]":
     """Sessions of a JSON Lines file."""
+    from serving_export.request import read_request
+
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
-    sessions = []
+    requests = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            told = json.loads(line)
-            ids = told["item_ids"] if isinstance(told, dict) else told
-            if not isinstance(ids, list) or not all(isinstance(i, str | int) for i in ids):
-                raise TypeError("item ids are text or whole numbers")
-            sessions.append([str(i) for i in ids])
-        except (ValueError, KeyError, TypeError) as error:
+            requests.append(read_request(json.loads(line), time_zone, default))
+        except ValueError as error:
             raise ConfigurationError(
-                f'{path}, line {number}: {line[:80]!r} is no session; write ["a", "b"] or {{"item_ids": ["a", "b"]}}'
+                f'{path}, line {number}: {line[:80]!r} is no session; write ["a", "b"] or '
+                f'{{"items": [{{"item_id": "a"}}]}} ({error})'
             ) from error
-    return sessions
+    return requests
 
 
 def show_answer(answer: dict[str, Any]) -> None:
     """A list as a table, with where it comes from."""
     unknown = f"{answer['num_unknown']} of {answer['num_items']} items are unknown"
+    history = f"; {answer['num_history']} earlier events of the user" if answer["num_history"] else ""
+    left_out = f"; the oldest {answer['num_left_out']} events are not read" if answer["num_left_out"] else ""
     if answer["source"] == "model":
-        write_text(f"model version {answer['model_version']}; {unknown}")
+        write_text(f"model version {answer['model_version']}; {unknown}{history}{left_out}")
     else:
         write_text(f"popular items, because {unknown} and nothing is left to score")
-    items = [item | {"because": in_words(item["because"])} if "because" in item else item for item in answer["items"]]
-    reasons = ("because",) if any("because" in item for item in items) else ()
+    items = [item | {"because": in_words(item)} if "reasons" in item else item for item in answer["items"]]
+    reasons = ("because",) if any("reasons" in item for item in items) else ()
     write_table(items, ("rank", "item_id", "score", "title", "category", *reasons))
     if reasons:
-        write_text("because: what the score would lose without an event of the session (its place), the most first")
+        write_text("because: what drew the item in, and what the score would lose without an event, the most first")
+    for name, classes in answer.get("intents", {}).items():
+        told = ", ".join(f"{each['value']} {each['probability']:.0%}" for each in classes[:MOST_REASONS])
+        write_text(f"intent: {name} {told}")
+    if weights := answer.get("intent_weights"):
+        told = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+        write_text(f"weights of the intents (a diagnostic, they are no causes): {told}")
 
 
-def in_words(reasons: list[dict[str, Any]]) -> str:
-    """Events and their influence in a line."""
-    return ", ".join(f"{reason['item_id']} ({reason['place']}) {reason['influence']:+.2f}" for reason in reasons)
+def in_words(item: dict[str, Any]) -> str:
+    """What drew an item in, and the influence of the events that do most, in a line."""
+    drawn = f"{item['because']['text'].removeprefix('because ')}: " if "because" in item else ""
+    influence = (
+        f"{reason['item_id']}{' (earlier)' if reason['of'] == 'history' else ''} {reason['influence']:+.2f}"
+        for reason in item["reasons"][:MOST_REASONS]
+    )
+    return drawn + ", ".join(influence)
 
 
 @app.command()

@@ -73,6 +73,11 @@ class Sequences:
         """Places in T of the events of some sessions, in the order given."""
         return expand(self.offsets, sessions)
 
+    def events_of_units(self, units: Integers) -> Integers:
+        """Places in T of the events of some units, in the order given."""
+        bounds = self.offsets if self.user_offsets is None else self.offsets[self.user_offsets]
+        return expand(bounds, units)
+
     def columns_at(self, events: Integers | Mask) -> dict[str, Integers]:
         """The further columns of some events, by place or mask."""
         return {name: column[events] for name, column in self.event_columns.items()}
@@ -88,6 +93,14 @@ class Sequences:
             is_history=None if self.is_history is None else self.is_history[sessions],
             event_columns=self.columns_at(events),
         )
+
+    def take_units(self, units: Integers) -> "Sequences":
+        """Some units in the order given: sessions, or users with all of theirs."""
+        if self.user_offsets is None:
+            return self.take(units)
+        num_sessions = np.diff(self.user_offsets)[units]
+        taken = self.take(expand(self.user_offsets, units))
+        return replace(taken, user_offsets=np.concatenate([[0], np.cumsum(num_sessions)]))
 
     def after(self, history: "Sequences") -> "Sequences":
         """The sessions behind earlier ones, which become history; neither may be grouped."""
@@ -136,10 +149,7 @@ class Sequences:
         """Of grouped sessions, those of users who have a target."""
         assert self.user_offsets is not None, "sessions are not grouped by user"
         num_before = np.concatenate([[0], np.cumsum(self.num_targets)])
-        users = np.flatnonzero(np.diff(num_before[self.user_offsets]))
-        num_sessions = np.diff(self.user_offsets)[users]
-        taken = self.take(expand(self.user_offsets, users))
-        return replace(taken, user_offsets=np.concatenate([[0], np.cumsum(num_sessions)]))
+        return self.take_units(np.flatnonzero(np.diff(num_before[self.user_offsets])))
 
     def newest(self, num_sessions: int) -> "Sequences":
         """Of each user only so many sessions, the newest ones; not grouped."""

@@ -1,6 +1,6 @@
 """The active users of a bucket: what each did last, and which items their lists must leave out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
@@ -17,6 +17,20 @@ from serving_export.filling import UserItems, user_items
 from serving_export.popular import segment_of
 from training.export_settings import Seen
 from training.settings import TrainingSite
+
+
+@dataclass(frozen=True)
+class ListInput:
+    """What the lists of U users are made from, whoever they are and wherever it was read."""
+
+    histories: UserItems
+    """The last items, oldest first, of which something is known; an item may come twice."""
+    sequences: Sequences | None
+    """The same as the model reads them, a unit a user, known items only; None without a model."""
+    seen: Mapping[Seen, UserItems]
+    """What each rule of the channels leaves out."""
+    segments: pl.Series
+    """(U) whose popular items are theirs; null: everyone's."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,15 @@ class BucketUsers:
     def size(self) -> int:
         """U."""
         return self.table.height
+
+    def input(self, start: int, stop: int, num_known: int | None, by_user: bool) -> ListInput:
+        """What the lists of neighbouring users are made from; `num_known` of None: there is no model."""
+        return ListInput(
+            self.histories.slab(start, stop),
+            None if num_known is None else self.sequences(start, stop, num_known, by_user),
+            {rule: items.slab(start, stop) for rule, items in self.seen.items()},
+            self.table["segment"].slice(start, stop - start),
+        )
 
     def sequences(self, start: int, stop: int, num_known: int, by_user: bool) -> Sequences:
         """The histories of neighbouring users as a model reads them: without items that it does not know.

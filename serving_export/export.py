@@ -30,10 +30,9 @@ from pipeline.tables import DAYS, FILES, FORGOTTEN, ITEMS, Table, sessions_table
 from pipeline.terminal import log, track
 from serving_export.assortment import Assortment, make_assortment
 from serving_export.bucket_users import BucketUsers, read_bucket
-from serving_export.filling import ChannelRules
 from serving_export.item_index import EXACT, ItemIndex, choose_index, factory_of, save_index
-from serving_export.list_maker import USERS_IN_SLAB, ChannelPlan, ListMaker, Slab
-from serving_export.popular import allowed_popular, popular_items
+from serving_export.list_maker import USERS_IN_SLAB, ListMaker, Slab, plan_channels
+from serving_export.popular import popular_items
 from serving_export.quality import check_release
 from serving_export.reader import facts_of
 from serving_export.related import relate
@@ -167,13 +166,7 @@ def plan_lists(site: TrainingSite, store: Store, day: date, served: Served | Non
     indexes: dict[bytes, ItemIndex] = {}
     if served is not None and vectors_ID is not None:
         indexes = make_indexes(site, store, day, served, assortment, vectors_ID)
-    plans = []
-    for name, channel in site.export.all_channels().items():
-        allowed_A = assortment.allowed(channel)
-        rules = ChannelRules(name, channel.top_n or 0, allowed_A, assortment.categories, channel.max_per_category)
-        index = indexes.get(allowed_A[: assortment.num_known].tobytes())
-        shown = allowed_popular(popular, assortment, allowed_A)
-        plans.append(ChannelPlan(rules, channel.seen or site.export.seen, channel.complements, shown, index))
+    plans = plan_channels(site, assortment, indexes, dict.fromkeys(site.export.all_channels(), popular))
     related = relate(site, store, day, assortment, vectors_ID)
     return ListMaker(plans, assortment, bundle, vectors_ID, related)
 

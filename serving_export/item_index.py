@@ -232,6 +232,12 @@ def save_index(index: ItemIndex, bundle: Bundle, model_version: int, store: Stor
     return read_index(store, bundle, model_version)
 
 
+def has_index(store: Store, model_version: int) -> bool:
+    """Whether a version's index was saved: by its first export."""
+    system, path = fsspec.core.url_to_fs(f"{store.root}/item_index/{model_version}/manifest.json")
+    return bool(system.exists(path))
+
+
 def read_index(store: Store, bundle: Bundle, model_version: int) -> ItemIndex:
     """The saved index of a version; raises ConfigurationError if it is damaged or belongs to something else."""
     folder = f"{store.root}/item_index/{model_version}"

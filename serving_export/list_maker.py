@@ -6,7 +6,7 @@ are fetched as the user has seen. Whoever has seen very many, or still has place
 Shapes: U users of a slab · R of them at a time · N places · K ranked items · A item codes · I the model's · D dimension
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,17 +14,18 @@ import numpy as np
 import polars as pl
 import torch
 
-from features.sequences import Integers
+from features.sequences import Integers, Sequences
 from serving_export.assortment import Assortment, Mask
-from serving_export.bucket_users import BucketUsers
+from serving_export.bucket_users import BucketUsers, ListInput
 from serving_export.filling import MODEL, RULE, SOURCES, ChannelRules, Floats, Lists, UserItems, alike
 from serving_export.item_index import ItemIndex
-from serving_export.popular import Popular
+from serving_export.popular import Popular, allowed_popular
 from serving_export.related import Related
 from serving_export.scoring import CountScorer, Scorer, Vectors, VectorScorer, session_vectors
 from training.bundle import Bundle
 from training.export_settings import Seen
 from training.models.base import top_of_scores
+from training.settings import TrainingSite
 from training.units import reads_users
 
 USERS_IN_SLAB = 16_384
@@ -66,27 +67,35 @@ class ListMaker:
 
     def fill(self, users: BucketUsers, start: int, stop: int) -> list[Lists]:
         """The lists of neighbouring users, a `Lists` a channel."""
-        lists = [Lists(plan.rules, users.seen[plan.seen].slab(start, stop)) for plan in self.channels]
+        num_known = None if self.bundle is None else self.assortment.num_known
+        by_user = self.bundle is not None and reads_users(self.bundle.recipe)
+        return self.fill_lists(users.input(start, stop, num_known, by_user))
+
+    def fill_lists(self, users: ListInput, vectors_UD: Vectors | None = None) -> list[Lists]:
+        """The lists of some users, a `Lists` a channel.
+
+        `vectors_UD`: what the model wants next of each, where that is known already; not a number: it knows nothing.
+        """
+        lists = [Lists(plan.rules, users.seen[plan.seen]) for plan in self.channels]
         for plan, of_channel in zip(self.channels, lists, strict=True):
             if plan.complements and self.related is not None:
-                add_complements(of_channel, users.histories.slab(start, stop), plan.complements, self.related)
-        if self.bundle is not None:
-            self.add_ranked(lists, self.bundle, users, start, stop)
-        segment_U = users.table["segment"].slice(start, stop - start)
+                add_complements(of_channel, users.histories, plan.complements, self.related)
+        if self.bundle is not None and users.sequences is not None:
+            self.add_ranked(lists, self.bundle, users.sequences, vectors_UD)
         for plan, of_channel in zip(self.channels, lists, strict=True):
-            plan.popular.fill(of_channel, segment_U)
+            plan.popular.fill(of_channel, users.segments)
         return lists
 
-    def add_ranked(self, lists: list[Lists], bundle: Bundle, users: BucketUsers, start: int, stop: int) -> None:
+    def add_ranked(self, lists: list[Lists], bundle: Bundle, sequences: Sequences, vectors_UD: Vectors | None) -> None:
         """Fill places with what the model ranks."""
-        sequences = users.sequences(start, stop, self.assortment.num_known, reads_users(bundle.recipe))
         is_served = sequences.unit_lengths > 0
         scorer: Scorer
         if self.vectors_ID is None:
             scorer = CountScorer(bundle, sequences)
             unfilled = [np.flatnonzero(is_served)] * len(lists)
         else:
-            vectors_UD = session_vectors(bundle, sequences, self.vectors_ID.shape[1])
+            if vectors_UD is None:
+                vectors_UD = session_vectors(bundle, sequences, self.vectors_ID.shape[1])
             scorer = VectorScorer(vectors_UD, self.vectors_ID)
             is_served &= np.isfinite(vectors_UD).all(1)
             unfilled = self.search(lists, vectors_UD, np.flatnonzero(is_served))
@@ -135,6 +144,26 @@ class Slab(NamedTuple):
         """Users whose lists hold nothing but popular items."""
         is_served = np.any([np.isin(part.sources_UN, (RULE, MODEL)).any(1) for part in self.lists], axis=0)
         return int((~is_served).sum())
+
+
+def plan_channels(
+    site: TrainingSite,
+    assortment: Assortment,
+    indexes: Mapping[bytes, ItemIndex],
+    popular: Mapping[str, pl.DataFrame],
+) -> list[ChannelPlan]:
+    """A plan for each channel, in order of their names.
+
+    Indexes come by the mask of the model's items that they hold, popular items by channel.
+    """
+    plans = []
+    for name, channel in site.export.all_channels().items():
+        allowed_A = assortment.allowed(channel)
+        rules = ChannelRules(name, channel.top_n or 0, allowed_A, assortment.categories, channel.max_per_category)
+        index = indexes.get(allowed_A[: assortment.num_known].tobytes())
+        shown = allowed_popular(popular[name], assortment, allowed_A)
+        plans.append(ChannelPlan(rules, channel.seen or site.export.seen, channel.complements, shown, index))
+    return plans
 
 
 def is_final(lists: Lists, index: ItemIndex, users_R: Integers, depth_R: Integers) -> Mask:

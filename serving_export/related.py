@@ -53,6 +53,19 @@ class Related:
         )
 
 
+def read_related(rows: pl.DataFrame, assortment: Assortment) -> Related:
+    """Rows of `related_items` by the codes of an assortment; what it does not have is left out."""
+    coded = assortment.encode(rows).rename({"item_code": "code"}).drop("item_id")
+    coded = assortment.encode(coded.rename({"related_item_id": "item_id"})).filter(pl.col("code") > 0)
+    shape = (assortment.size, int(rows["rank"].max() or 0))  # type: ignore[arg-type]
+    codes_AM, scores_AM = np.zeros(shape, np.int32), np.zeros(shape)
+    sources_AM = np.zeros(shape, np.uint8)
+    at = (coded["code"].to_numpy(), coded["rank"].to_numpy() - 1)
+    codes_AM[at], scores_AM[at] = coded["item_code"].to_numpy(), coded["score"].to_numpy()
+    sources_AM[at] = coded["source"].replace_strict(list(SOURCES), range(len(SOURCES))).to_numpy()
+    return Related(codes_AM, scores_AM, sources_AM)
+
+
 def relate(
     site: TrainingSite, store: Store, day: date, assortment: Assortment, vectors_ID: Vectors | None
 ) -> Related | None:

@@ -3,11 +3,13 @@
 Shapes: R users at a time · C classes of all intents, side by side.
 """
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import torch
 
-from features.sequences import Integers
+from features.sequences import Integers, Sequences
 from serving_export.bucket_users import BucketUsers
 from serving_export.scoring import USERS_AT_ONCE, Vectors, serve_each
 from serving_export.tables import SESSION_INTENTS
@@ -54,6 +56,31 @@ def find_intents(bundle: Bundle, users: BucketUsers, num_known: int) -> pl.DataF
         rows.append(most_probable(table, name, names, told_RC[:, first : first + len(names)]))
         first += len(names)
     return pl.concat(rows).sort("user_id", "intent", "rank")
+
+
+@torch.inference_mode()
+def intents_of(bundle: Bundle, sequences: Sequences, units: Integers) -> dict[int, dict[str, Any]]:
+    """What the next event of some units is for, by unit; nothing for a model without intents.
+
+    `intents`: of each intent the most probable classes; `intent_weights`: how much each weighs in what the item's part
+    of the model reads, a diagnostic and no cause.
+    """
+    model = intent_model(bundle.recommender)
+    if model is None or not model.heads or not len(units):
+        return {}
+    batch = gather(sequences, units)
+    reading, last = model.read(batch), batch.last_events
+    found: dict[int, dict[str, Any]] = {int(unit): {"intents": {}} for unit in units}
+    for name, logits_TC in reading.logits.items():
+        classes = model.definitions.classes[name]
+        best = logits_TC[last].softmax(1).topk(min(MOST_CLASSES, len(classes)), dim=1)
+        for unit, codes, shares in zip(units, best.indices.tolist(), best.values.tolist(), strict=True):
+            told = zip(codes, shares, strict=True)
+            found[int(unit)]["intents"][name] = [{"value": classes[code], "probability": share} for code, share in told]
+    if reading.weights_TM is not None:
+        for unit, weights in zip(units, reading.weights_TM[last].tolist(), strict=True):
+            found[int(unit)]["intent_weights"] = dict(zip(model.heads, weights, strict=True))
+    return found
 
 
 def most_probable(users: pl.DataFrame, intent: str, names: np.ndarray, told_RC: Vectors) -> pl.DataFrame:

@@ -374,7 +374,7 @@ def test_recommend_reads_sessions_of_a_file(command, popular_shop, known, tmp_pa
     ]
 
 
-@pytest.mark.parametrize("line", ["{", '"a"', "7", '{"items": ["a"]}', "[[1]]", "null"])
+@pytest.mark.parametrize("line", ["{", '"a"', "7", '{"things": ["a"]}', "[[1]]", "null"])
 def test_a_line_that_is_no_session_is_named(command, popular_shop, tmp_path, line):
     file = tmp_path / "sessions.jsonl"
     file.write_text(f'["a"]\n{line}\n')

@@ -38,18 +38,20 @@ STEPS = 64
 def leave_one_out(bundle: Bundle, sequences: Sequences, codes_SN: Integers) -> Floats:
     """(T, N) the influence of each event on each item of its session's list; item codes may be any.
 
-    Sessions must not be empty and hold known items only. The only event of a session is given the whole score.
+    Sessions must not be empty and hold known items only. The only event of a session is given the whole score. Where
+    sessions are grouped, S are users, and events of earlier sessions are left out in the same way; a user whose newest
+    session has but one event is without it scored as after the session before.
     """
     parts = []
-    for sessions in few_at_a_time(sequences.lengths**2):
-        some = sequences.take(sessions)
-        of_event = some.session_of_event()
-        scores_SN = score_items(bundle, some, codes_SN[sessions])
+    for units in few_at_a_time(sequences.unit_lengths**2):
+        some = sequences.take_units(units)
+        of_event = unit_of_event(some)
+        scores_SN = score_items(bundle, some, codes_SN[units])
         scores_TN = np.zeros((len(of_event), codes_SN.shape[1]))
         shortened = without_each(some)
-        left = np.flatnonzero(shortened.lengths)
+        left = np.flatnonzero(shortened.unit_lengths)
         if len(left):
-            scores_TN[left] = score_items(bundle, shortened.take(left), codes_SN[sessions][of_event[left]])
+            scores_TN[left] = score_items(bundle, shortened.take_units(left), codes_SN[units][of_event[left]])
         parts.append(scores_SN[of_event] - scores_TN)
     return np.concatenate(parts) if parts else np.zeros((0, codes_SN.shape[1]))
 
@@ -61,16 +63,22 @@ def few_at_a_time(work_S: Integers) -> Iterator[Integers]:
 
 
 def without_each(sequences: Sequences) -> Sequences:
-    """T sessions: the t-th one is the session of event t without that event; it may be empty."""
-    of_event = sequences.session_of_event()
-    left_out = np.repeat(np.arange(len(of_event)), sequences.lengths[of_event])
-    return sequences.take(of_event).only(sequences.events_of(of_event) != left_out)
+    """T units: the t-th one is the session, or user, of event t without that event; it may be empty."""
+    of_event = unit_of_event(sequences)
+    left_out = np.repeat(np.arange(len(of_event)), sequences.unit_lengths[of_event])
+    shortened = sequences.take_units(of_event).only(sequences.events_of_units(of_event) != left_out)
+    return shortened if sequences.user_offsets is None else shortened.at_least(1)
+
+
+def unit_of_event(sequences: Sequences) -> Integers:
+    """(T) the number of the session, or of the user where sessions are grouped, that an event belongs to."""
+    return np.repeat(np.arange(sequences.num_units), sequences.unit_lengths)
 
 
 def score_items(bundle: Bundle, sequences: Sequences, codes_SN: Integers) -> Floats:
     """(S, N) scores of the given items after each session. Sessions must not be empty."""
     model, wanted_SN = bundle.recommender, torch.from_numpy(codes_SN)
-    batch = gather(sequences, np.arange(sequences.num_sessions))
+    batch = gather(sequences, np.arange(sequences.num_units))
     with torch.inference_mode():
         if isinstance(model, SessionModel):  # no need for the scores of all other items
             vectors_ID = model.item_vectors(bundle.as_of)

@@ -238,6 +238,13 @@ class Tracking:
                 f"cannot read the alias {alias!r} of {self.model_name} from {tracking_uri(self.site.home)}: {error}"
             ) from error
 
+    def by_number(self, version: int) -> ModelVersion:
+        """A version; raises ConfigurationError if the site has none of that number."""
+        found = next((each for each in self.versions(withdrawn=True) if number(each) == version), None)
+        if found is None:
+            raise ConfigurationError(f"{self.model_name} has no version {version}; `nightjar compare` lists a night's")
+        return found
+
     def set_alias(self, alias: str, version: int) -> None:
         """Point an alias at a version."""
         self.client.set_registered_model_alias(self.model_name, alias, str(version))

@@ -4,7 +4,9 @@ import polars as pl
 import pytest
 
 import nightjar
+from serving_export.loaded import load
 from serving_export.recommend import recommend
+from serving_export.request import Event, Request
 from serving_export.tables import RECOMMENDATIONS
 from training.tracking import Tracking
 
@@ -29,9 +31,11 @@ def test_a_baseline_can_be_champion_and_fill_everyones_list(recipe, copy_shop):
     assert (per_user["len"] == per_user["items"]).all()
     assert "model" in set(rows["source"])
     known = Tracking(shop.site).load(Tracking(shop.site).by_alias("serving")).vocabulary.items["item_id"]
-    answer = recommend(shop.site, shop.store, [[known[0], "?", known[5]], ["?"]], 5, explain=True)
+    sessions = [[known[0], "?", known[5]], ["?"]]
+    requests = [Request([Event(item) for item in items], top=5, explain=True) for items in sessions]
+    answer = recommend(load(shop.site, shop.store), requests)
     assert [a["source"] for a in answer] == ["model", "popular"]
     assert len(answer[0]["items"]) == 5
-    reasons = [(r["place"], r["item_id"]) for item in answer[0]["items"] for r in item["because"]]
-    assert set(reasons) <= {(1, known[0]), (3, known[5])}
-    assert bool(reasons) == ("popularity" not in recipe or recipe == "session_popularity")
+    reasons = [(r["event"], r["of"], r["item_id"]) for item in answer[0]["items"] for r in item["reasons"]]
+    assert set(reasons) <= {(0, "session", known[0]), (2, "session", known[5])}
+    assert reasons
