@@ -40,6 +40,11 @@ class Batch:
         return self.offsets.diff()
 
     @property
+    def unit_offsets(self) -> Tensor:
+        """(units + 1) where each user's events begin in T, or each session's where none are grouped."""
+        return self.offsets if self.user_offsets is None else self.offsets[self.user_offsets]
+
+    @property
     def as_of(self) -> int:
         """The time of the batch, microseconds since 1970: its oldest event, so that nothing of it is known by then."""
         return int(self.occurred_at.min())
@@ -47,8 +52,7 @@ class Batch:
     @property
     def last_events(self) -> Tensor:
         """(units) places of the last events: of each user's last session, or of each session where none are grouped."""
-        ends_S = self.offsets[1:]
-        return (ends_S if self.user_offsets is None else ends_S[self.user_offsets[1:] - 1]) - 1
+        return self.unit_offsets[1:] - 1
 
     def targets(self) -> Tensor:
         """(number of true entries in target_mask) the item code after each masked event."""

@@ -20,8 +20,10 @@ CARRYING = ("gru4rec",)
 """Encoders that can carry their state from step to step."""
 OF_USERS = ("hrnn",)
 """Encoders that carry a user's earlier sessions in a state."""
-OF_EITHER = ("intentrec",)
-"""Encoders that read sessions, or users as one long session each."""
+OF_EITHER = ("intentrec", "narm", "sasrec", "session_retriever")
+"""Encoders that read sessions, or users: as one long session each, or, session_retriever, by a tower of its own."""
+TRANSFORMERS = ("intentrec", "sasrec")
+"""Encoders that have layers and attention heads."""
 MOST_SESSIONS = 50
 """Of a user, that any recipe reads."""
 OF_PROPERTIES = ("intentrec",)
@@ -49,9 +51,11 @@ class SequenceRecipe(Section):
     short_term_window: Duration = Field(default=timedelta(minutes=10), gt=timedelta())
     """Of intentrec's short_term: how far back an event still tells of the interest of the moment."""
     num_layers: int = Field(default=1, ge=1)
-    """Of intentrec: layers of each Transformer."""
+    """Of intentrec and sasrec: layers of each Transformer."""
     num_heads: int = Field(default=2, ge=1)
-    """Of intentrec: attention heads, which share hidden_size evenly."""
+    """Of intentrec and sasrec: attention heads, which share hidden_size evenly."""
+    pooling: Literal["mean", "gru"] = "gru"
+    """Of session_retriever: what makes one vector of a session's items."""
     user_dropout: float = Field(default=0, ge=0, lt=1)
     """Of hrnn: share of what goes into the user's state, and of what comes out, that is blanked while training."""
     hidden_size: int = Field(default=128, ge=1)
@@ -183,10 +187,22 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
                 recipe.encoder != "intentrec" and is_set(field),
                 f"{field} belongs to encoder intentrec, but encoder is {recipe.encoder}; leave it out",
             )
-            for field in ("variant", "intent_weight", "short_term_window", "num_layers", "num_heads")
+            for field in ("variant", "intent_weight", "short_term_window")
+        ),
+        *(
+            (
+                recipe.encoder not in TRANSFORMERS and is_set(field),
+                f"{field} belongs to encoders {' and '.join(TRANSFORMERS)}, but encoder is {recipe.encoder}; "
+                "leave it out",
+            )
+            for field in ("num_layers", "num_heads")
         ),
         (
-            recipe.encoder == "intentrec" and recipe.hidden_size % recipe.num_heads != 0,
+            recipe.encoder != "session_retriever" and is_set("pooling"),
+            f"pooling belongs to encoder session_retriever, but encoder is {recipe.encoder}; leave it out",
+        ),
+        (
+            recipe.encoder in TRANSFORMERS and recipe.hidden_size % recipe.num_heads != 0,
             f"hidden_size {recipe.hidden_size} is not shared evenly by num_heads = {recipe.num_heads} attention heads",
         ),
     ]
@@ -345,9 +361,24 @@ def lstm() -> Recipe:
     return SequenceRecipe(encoder="lstm")
 
 
+def narm() -> Recipe:
+    """NARM with full cross-entropy."""
+    return SequenceRecipe(encoder="narm", dropout=0.25, learning_rate=1e-3)
+
+
 def rnn() -> Recipe:
     """The plain recurrent network with full cross-entropy."""
     return SequenceRecipe(encoder="rnn")
+
+
+def sasrec() -> Recipe:
+    """SASRec with full cross-entropy; for large catalogues set num_negatives, and loss gbce for gSASRec."""
+    return SequenceRecipe(encoder="sasrec", num_layers=2, dropout=0.2, learning_rate=1e-3)
+
+
+def session_retriever() -> Recipe:
+    """The session retriever without a user tower, a softmax over all items; `sequence: user` puts the tower in."""
+    return SequenceRecipe(encoder="session_retriever")
 
 
 def popularity() -> Recipe:
@@ -366,7 +397,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "hrnn": hrnn,
     "intentrec": intentrec,
     "lstm": lstm,
+    "narm": narm,
     "rnn": rnn,
+    "sasrec": sasrec,
+    "session_retriever": session_retriever,
     "popularity": popularity,
     "recent_popularity": recent_popularity,
     "session_popularity": SessionPopularityRecipe,

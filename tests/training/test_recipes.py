@@ -30,7 +30,7 @@ def test_a_site_changes_single_fields():
 def test_an_unknown_recipe_is_named_with_the_nearest():
     with pytest.raises(ConfigurationError, match="no recipe 'popularty'; did you mean 'popularity'"):
         find_recipe("popularty", Training())
-    with pytest.raises(ConfigurationError, match="there are gru, gru4rec, hrnn, intentrec, lstm, rnn, popularity"):
+    with pytest.raises(ConfigurationError, match="there are gru, gru4rec, hrnn, intentrec, lstm, narm, rnn, sasrec"):
         find_recipe("xyz", Training())
 
 
@@ -78,12 +78,14 @@ def test_an_unknown_encoder_is_refused_by_name():
         ({"order": "session_parallel"}, r"needs an encoder that carries its state \(gru4rec\), not gru; take chron"),
         (
             {"sequence": "user"},
-            r"sequence user needs an encoder that reads earlier sessions \(hrnn, intentrec\), not gru",
+            r"an encoder that reads earlier sessions \(hrnn, intentrec, narm, sasrec, session_retriever\), not gru",
         ),
         ({"encoder": "hrnn"}, "encoder hrnn reads a user's earlier sessions; set sequence: user, or take encoder gru"),
         ({"max_sessions": 9}, "max_sessions bounds a user's sessions, but sequence is session"),
         ({"variant": "multitask"}, "variant belongs to encoder intentrec, but encoder is gru; leave it out"),
-        ({"num_layers": 2}, "num_layers belongs to encoder intentrec, but encoder is gru; leave it out"),
+        ({"num_layers": 2}, "num_layers belongs to encoders intentrec and sasrec, but encoder is gru; leave it out"),
+        ({"pooling": "mean"}, "pooling belongs to encoder session_retriever, but encoder is gru; leave it out"),
+        ({"encoder": "sasrec", "num_heads": 5}, "hidden_size 128 is not shared evenly by num_heads = 5"),
         ({"encoder": "intentrec", "num_heads": 3}, "hidden_size 128 is not shared evenly by num_heads = 3"),
         (
             {"backprop_sessions": 2},

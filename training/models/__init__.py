@@ -6,7 +6,10 @@ from training.models.gru4rec import Gru4Rec
 from training.models.hrnn import Hrnn
 from training.models.intentrec import IntentRec
 from training.models.lstm import Lstm
+from training.models.narm import Narm
 from training.models.rnn import Rnn
+from training.models.sasrec import SasRec
+from training.models.session_retriever import SessionRetriever
 
 MODELS: dict[str, type[SessionModel]] = {
     "gru": Gru,
@@ -14,5 +17,8 @@ MODELS: dict[str, type[SessionModel]] = {
     "hrnn": Hrnn,
     "intentrec": IntentRec,
     "lstm": Lstm,
+    "narm": Narm,
     "rnn": Rnn,
+    "sasrec": SasRec,
+    "session_retriever": SessionRetriever,
 }

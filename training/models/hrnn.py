@@ -39,7 +39,8 @@ from torch.nn.utils.rnn import PackedSequence
 from features.intents import Definitions
 from training.batch import Batch
 from training.models.gru4rec import Gru4Rec
-from training.models.recurrent import step_order, with_one
+from training.models.item_table import with_one
+from training.models.recurrent import step_order
 from training.recipes import SequenceRecipe
 
 
@@ -71,7 +72,7 @@ class Hrnn(Gru4Rec):
 
     def states(self, batch: Batch) -> Tensor:
         """(T, D + 1) the state after each event; without `user_offsets` each session is a user's first."""
-        inputs_TD = self.dropout(self.items(batch.item_codes))
+        inputs_TD = self.inputs(batch)
         rounds = rounds_of(batch)
         first = rounds[0].num_users if rounds else 0
         last_RD = user_RD = inputs_TD.new_zeros(first, inputs_TD.shape[1])

@@ -41,11 +41,9 @@ from torch.nn import functional
 
 from features.intents import MICROSECONDS_A_DAY, MISSING, Definitions, clock
 from features.sequences import Integers
-from features.vocabulary import PADDING
 from training.batch import Batch
-from training.models.base import SessionModel
-from training.models.recurrent import with_one
-from training.models.transformer import Encoder, group_sessions
+from training.models.item_table import SharedItems, with_one
+from training.models.transformer import Encoder, group_sessions, place_in
 from training.recipes import SequenceRecipe
 
 Variant = Literal["next_item", "multitask", "hierarchical", "short_term"]
@@ -63,7 +61,7 @@ class Reading(NamedTuple):
     """How much each intent weighs in Z; rows add up to 1. None without Z."""
 
 
-class IntentRec(SessionModel):
+class IntentRec(SharedItems):
     """An encoder for intents under an encoder for items."""
 
     category: Tensor
@@ -83,16 +81,13 @@ class IntentRec(SessionModel):
         num_layers: int = 1,
         num_heads: int = 2,
     ) -> None:
-        super().__init__()
+        super().__init__(num_codes, hidden_size, dropout)
         self.definitions = definitions or Definitions()
         self.variant, self.intent_weight, self.window = variant, intent_weight, window // timedelta(microseconds=1)
-        self.items = nn.Embedding(num_codes, hidden_size, padding_idx=PADDING)
-        self.bias = nn.Embedding(num_codes, 1)
         self.told = nn.ModuleDict(
             {name: nn.Embedding(len(names) + 1, PROPERTY_SIZE) for name, names in self.definitions.classes.items()}
         )
         self.hours, self.weekdays = nn.Embedding(24, PROPERTY_SIZE), nn.Embedding(7, PROPERTY_SIZE)
-        self.dropout = nn.Dropout(dropout)
         num_features = hidden_size + PROPERTY_SIZE * (len(self.told) + 2) + 3
 
         def encoder(num_further: int) -> Encoder:
@@ -115,12 +110,9 @@ class IntentRec(SessionModel):
             self.register_buffer(name, torch.full((num_codes,), MISSING))
         self.register_buffer("age_edges", torch.tensor(self.definitions.age_edges, dtype=torch.float64))
         self.reading: tuple[Batch, Reading] | None = None
-        nn.init.normal_(self.items.weight, std=hidden_size**-0.5)
-        nn.init.zeros_(self.bias.weight)
+        self.draw_items()
         for table in (*self.told.values(), self.hours, self.weekdays):
             nn.init.normal_(table.weight, std=PROPERTY_SIZE**-0.5)
-        with torch.no_grad():
-            self.items.weight[PADDING] = 0
 
     @classmethod
     def of_recipe(cls, recipe: SequenceRecipe, num_codes: int, definitions: Definitions | None = None) -> Self:
@@ -149,12 +141,6 @@ class IntentRec(SessionModel):
             self.reading = (batch, reading)
         return reading.states_TD
 
-    def item_vectors(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
-        """(I, D + 1) or (C, D + 1) the item table and the bias."""
-        if codes_C is not None:
-            return torch.cat([self.items(codes_C), self.bias(codes_C)], dim=1)
-        return torch.cat([self.items.weight, self.bias.weight], dim=1)
-
     def extra_terms(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of each intent, weighted: cross-entropy, a mean over the targets that have a label."""
         kept, self.reading = self.reading, None
@@ -177,9 +163,8 @@ class IntentRec(SessionModel):
 
     def read(self, batch: Batch) -> Reading:
         """States and intents of a batch."""
-        offsets = batch.offsets if batch.user_offsets is None else batch.offsets[batch.user_offsets]
-        place_T = torch.arange(len(batch.item_codes), device=offsets.device)
-        place_T = place_T - offsets[:-1].repeat_interleave(offsets.diff())
+        offsets = batch.unit_offsets
+        place_T = place_in(offsets)
         whole, features_TF, logits, weights_TM = group_sessions(offsets), self.features(batch, place_T), {}, None
         if self.short_term is not None:
             recent = group_sessions(offsets, batch.occurred_at, self.window)
@@ -197,7 +182,7 @@ class IntentRec(SessionModel):
 
     def features(self, batch: Batch, place_T: Tensor) -> Tensor:
         """(T, F) what is told of each event."""
-        told = [self.dropout(self.items(batch.item_codes))]
+        told = [self.inputs(batch)]
         for name, codes_T in self.properties(batch).items():
             codes_T = self.blanked(codes_T, batch) if name in self.definitions.columns else codes_T
             told.append(self.told[name](codes_T))

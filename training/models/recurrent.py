@@ -2,8 +2,7 @@
 
     x_t = E[item_t]        h_t = layer(x_t, h_{t-1})        score(i) = h_t . E[i] + b_i
 
-Whole sessions, back-propagation through all of a session. That input and output share one table is the "constrained
-embedding" of GRU4Rec's authors. A model names its layer; everything else is here.
+Whole sessions, back-propagation through all of a session. A model names its layer; everything else is here.
 
 Shapes: T events · S sessions · B sessions side by side · C width of what they carry · D dimension · I item codes.
 """
@@ -14,33 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from features.vocabulary import PADDING
 from training.batch import Batch
-from training.models.base import SessionModel
+from training.models.item_table import SharedItems, with_one
 
 
-class Recurrent(SessionModel):
+class Recurrent(SharedItems):
     """One recurrent layer between a shared item table."""
 
     layer_type: ClassVar[type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]]
 
     def __init__(self, num_codes: int, hidden_size: int, dropout: float) -> None:
-        super().__init__()
-        self.items = nn.Embedding(num_codes, hidden_size, padding_idx=PADDING)
-        self.bias = nn.Embedding(num_codes, 1)
+        super().__init__(num_codes, hidden_size, dropout)
         self.layer = self.layer_type(hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.items.weight, std=hidden_size**-0.5)
-        nn.init.zeros_(self.bias.weight)
-        with torch.no_grad():
-            self.items.weight[PADDING] = 0
+        self.draw_items()
 
     def states(self, batch: Batch) -> Tensor:
         """(T, D + 1) the layer's state after each event; the last column is 1 and meets the items' bias."""
-        inputs_TD = self.dropout(self.items(batch.item_codes))
-        steps = step_order(batch.offsets[:-1], batch.lengths)
-        packed, _ = self.layer(PackedSequence(inputs_TD[steps.places_T], steps.sizes))
-        return with_one(torch.empty_like(packed.data).index_copy(0, steps.places_T, packed.data))
+        return with_one(read_each(self.layer, self.inputs(batch), batch.offsets))
 
     def new_carry(self, num_sessions: int) -> Tensor:
         """(B, D), of an LSTM (B, 2 D), zeros: what a session without an event carries on."""
@@ -60,16 +49,12 @@ class Recurrent(SessionModel):
         carry_BC = torch.cat([part[0] for part in last], dim=1) if len(parts) > 1 else last[0]
         return with_one(states_1BD[0]), carry_BC
 
-    def item_vectors(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
-        """(I, D + 1) or (C, D + 1) the item table and the bias."""
-        if codes_C is not None:
-            return torch.cat([self.items(codes_C), self.bias(codes_C)], dim=1)
-        return torch.cat([self.items.weight, self.bias.weight], dim=1)
 
-
-def with_one(states_RD: Tensor) -> Tensor:
-    """(R, D + 1) states with a column of ones, which meets the items' bias."""
-    return torch.cat([states_RD, states_RD.new_ones(len(states_RD), 1)], dim=1)
+def read_each(layer: nn.RNN | nn.GRU | nn.LSTM, inputs_TD: Tensor, offsets: Tensor) -> Tensor:
+    """(T, D) the layer's state after each event of sessions, or of anything else that `offsets` tell apart."""
+    steps = step_order(offsets[:-1], offsets.diff())
+    packed, _ = layer(PackedSequence(inputs_TD[steps.places_T], steps.sizes))
+    return torch.empty_like(packed.data).index_copy(0, steps.places_T, packed.data)
 
 
 class StepOrder(NamedTuple):

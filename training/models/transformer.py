@@ -29,12 +29,21 @@ class Group(NamedTuple):
     mask: Tensor | None
     """(S, 1, L, L) which event (row) looks at which (column); None: at all before it and at itself."""
 
+    def side_by_side(self, rows_TD: Tensor) -> Tensor:
+        """(S, L, D) the rows of the group's events, 0 behind a session's last."""
+        padded = rows_TD.new_zeros(self.num_sessions * self.length, rows_TD.shape[1])
+        return padded.index_copy(0, self.places_P, rows_TD[self.events_P]).unflatten(0, (self.num_sessions, -1))
+
+    def end_to_end(self, padded_SLD: Tensor) -> Tensor:
+        """(P, D) the other way round."""
+        return padded_SLD.flatten(0, 1)[self.places_P]
+
 
 def group_sessions(offsets: Tensor, occurred_at: Tensor | None = None, window: int = 0) -> list[Group]:
     """The groups of a batch; with `occurred_at` (T) events look back no further than `window` microseconds."""
     lengths_S = offsets.diff()
     session_T = torch.arange(len(lengths_S), device=offsets.device).repeat_interleave(lengths_S)
-    place_T = torch.arange(len(session_T), device=offsets.device) - offsets[:-1][session_T]
+    place_T = place_in(offsets)
     level_S = (lengths_S.clamp(min=SHORTEST) - 1).to(torch.float64).log2().floor().long()  # lengths up to 2^(level + 1)
     found = []
     for level in level_S[lengths_S > 0].unique().tolist():
@@ -51,6 +60,12 @@ def group_sessions(offsets: Tensor, occurred_at: Tensor | None = None, window: i
             mask = (is_recent_SLL & torch.ones_like(is_recent_SLL[0]).tril())[:, None]
         found.append(Group(events_P, places_P, num_sessions, length, mask))
     return found
+
+
+def place_in(offsets: Tensor) -> Tensor:
+    """(T) the place of each event in its session, from 0."""
+    starts_T = offsets[:-1].repeat_interleave(offsets.diff())
+    return torch.arange(len(starts_T), device=offsets.device) - starts_T
 
 
 class Block(nn.Module):
@@ -75,21 +90,19 @@ class Block(nn.Module):
         told_TD = self.queries_keys_values(self.before_attention(inputs_TD))
         heard_TD = torch.zeros_like(inputs_TD)
         for group in groups:
-            heard_TD = heard_TD.index_copy(0, group.events_P, self.attend(told_TD[group.events_P], group))
+            heard_TD = heard_TD.index_copy(0, group.events_P, self.attend(told_TD, group))
         inputs_TD = inputs_TD + functional.dropout(self.joined(heard_TD), self.dropout, self.training)
         found: Tensor = inputs_TD + self.feed_forward(inputs_TD)
         return found
 
-    def attend(self, told_PD: Tensor, group: Group) -> Tensor:
-        """(P, D) what the events of a group hear from (P, 3 D) queries, keys and values."""
-        padded = told_PD.new_zeros(group.num_sessions * group.length, told_PD.shape[1])
-        padded = padded.index_copy(0, group.places_P, told_PD)
-        shape = (group.num_sessions, group.length, 3, self.num_heads, -1)
-        queries, keys, values = padded.view(shape).permute(2, 0, 3, 1, 4)
+    def attend(self, told_TD: Tensor, group: Group) -> Tensor:
+        """(P, D) what the events of a group hear from (T, 3 D) queries, keys and values."""
+        told_SLD = group.side_by_side(told_TD)
+        queries, keys, values = told_SLD.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         heard_SHLD = functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=group.mask, is_causal=group.mask is None
         )
-        return heard_SHLD.transpose(1, 2).flatten(2).flatten(0, 1)[group.places_P]
+        return group.end_to_end(heard_SHLD.transpose(1, 2).flatten(2))
 
 
 class Encoder(nn.Module):

@@ -117,7 +117,7 @@ def test_advancing_by_an_event_gives_what_reading_again_gives(encoder):
     """Of several visitors with several sessions each; a model of sessions forgets, one of users carries on."""
     model, lengths = make_model(encoder), [2, 3, 1, 4]
     if type(model).advance is SessionModel.advance:
-        pytest.skip("attention looks at every event again; there is no state to advance")
+        pytest.skip("it reads a session again for every event; there is no state to advance")
     sequences = make_sequences(lengths * 3)
     if recipe_of(encoder).sequence == "user":
         sequences = replace(sequences, user_offsets=np.array([0, 4, 8, 12]))
