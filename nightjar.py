@@ -525,7 +525,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Loopback unless told otherwise; there is no login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8600,
 ) -> None:
-    """Answer over HTTP, for sessions in progress: the served model, the rules and the last release; see docs/online.md."""
+    """Answer over HTTP, for sessions in progress, from the served model and the last release; see docs/online.md."""
     from serving_export.online.server import serve
 
     serve(read_site(site), host, port)

@@ -1,10 +1,7 @@
-"""Answers to batches of requests: states first, then the lists, by the export's own code; intents beside them."""
+"""Answers to batches of requests: states first, then the lists, by the export's own code."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
-import torch
 
 from features.sequences import Sequences
 from serving_export.loaded import Loaded
@@ -14,9 +11,6 @@ from serving_export.online.versions import Edition
 from serving_export.recommend import hear, read, recommend
 from serving_export.request import Request
 from serving_export.scoring import Vectors
-from serving_export.session_intents import MOST_CLASSES, tells_intents
-from training.batch import gather
-from training.intent_quality import intent_model
 
 Told = dict[str, Any]
 
@@ -57,12 +51,9 @@ class Answers:
         loaded = edition.loaded
         sequences = read(loaded, [hear(loaded, request) for request in requests])
         answers = recommend(loaded, requests, self.vectors(loaded, sequences))
-        intents = find_intents(loaded, sequences)
-        for row, answer in enumerate(answers):
+        for answer in answers:
             answer["items"] = edition.catalogue.describe(answer["items"])
             answer["release"] = edition.release
-            if intents:
-                answer["intents"] = intents[row]
             if answer["source"] == "popular":
                 answer["note"] = why_popular(loaded, answer)
             self.metrics.answers.labels(answer["source"]).inc()
@@ -87,29 +78,3 @@ def why_popular(loaded: Loaded, answer: Told) -> str:
     if answer["num_items"]:
         return f"Popular items: {answer['num_unknown']} of {answer['num_items']} items are unknown to the model."
     return "Popular items: the model knows none of the items of this user's history."
-
-
-@torch.inference_mode()
-def find_intents(loaded: Loaded, sequences: Sequences | None) -> list[dict[str, list[Told]]]:
-    """Of each request the most probable classes of each intent of its next event; nothing for a model without intents.
-
-    A request without a known event has none.
-    """
-    if loaded.bundle is None or sequences is None or not tells_intents(loaded.bundle):
-        return []
-    model = intent_model(loaded.bundle.recommender)
-    assert model is not None
-    served = np.flatnonzero(sequences.unit_lengths)
-    found: list[dict[str, list[Told]]] = [{} for _ in range(sequences.num_units)]
-    if not len(served):
-        return found
-    batch = gather(sequences, served)
-    for name, told_TC in model.intents(batch).items():
-        names = model.definitions.classes[name]
-        best = told_TC[batch.last_events].topk(min(MOST_CLASSES, len(names)), dim=1)
-        for row, codes, probabilities in zip(served, best.indices.tolist(), best.values.tolist(), strict=True):
-            found[row][name] = [
-                {"value": names[code], "probability": round(probability, 6)}
-                for code, probability in zip(codes, probabilities, strict=True)
-            ]
-    return found

@@ -1,7 +1,7 @@
 """The routes. All of them answer for one site; nothing is written, and no id becomes a path or a query's text."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from pipeline.terminal import log
 from serving_export.online import lookups, schemas
 from serving_export.online.answers import Answers, Job, Told
 from serving_export.online.batcher import Batcher, BusyError
+from serving_export.online.catalogue import Catalogue
 from serving_export.online.limits import Limits
 from serving_export.online.metrics import Counted, Metrics
 from serving_export.online.states import SessionStates
@@ -145,8 +146,9 @@ def add_recommend(app: FastAPI, endpoint: Endpoint) -> None:
         )
         note = None
         if asked.user_id is not None:
-            wanted = replace(wanted, history=await endpoint.history(edition, asked.user_id))
-            note = None if wanted.history else endpoint.unknown_user(asked.user_id)
+            history = await endpoint.history(edition, asked.user_id)
+            note = None if history else endpoint.unknown_user(asked.user_id)
+            wanted = replace(wanted, history=before_session(history, wanted.session))
         told = await endpoint.answer(edition, wanted)
         notes = [sentence for sentence in (note, told.get("note")) if sentence]
         return as_json(told | ({"note": " ".join(notes)} if notes else {}))
@@ -194,7 +196,7 @@ def add_users(app: FastAPI, endpoint: Endpoint) -> None:
             n = {name: plan.rules.top_n for name, plan in edition.loaded.plans.items()}
             found = {name: lookups.popular_items(edition.loaded, name, n[name]) for name in n}
         lists = [
-            {"channel": name, "items": edition.catalogue.describe(items)}
+            {"channel": name, "items": edition.catalogue.describe(with_reason(items, edition.catalogue))}
             for name, items in found.items()
             if chosen in (None, name)
         ]
@@ -296,6 +298,22 @@ def add_faults(app: FastAPI) -> None:
     async def told(_: Request, error: Exception) -> Response:
         log.warning("%s", error)
         return JSONResponse({"detail": str(error)}, 503)
+
+
+def with_reason(items: list[Told], catalogue: Catalogue) -> list[Told]:
+    """Exported items with `because` as the other answers have it."""
+    told = []
+    for item in items:
+        led = item.get("because")
+        name = catalogue.item(led).get("title") or led if led else None
+        told.append(item | {"because": {"item_id": led, "text": f"because of {name}"} if led else None})
+    return told
+
+
+def before_session(history: Sequence[Event], session: Sequence[Event]) -> list[Event]:
+    """A user's history without what the log may have of the session in progress already."""
+    began = min((event.occurred_at for event in session if event.occurred_at is not None), default=None)
+    return [event for event in history if began is None or event.occurred_at is None or event.occurred_at < began]
 
 
 def as_json(told: Told) -> Response:
