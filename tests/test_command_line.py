@@ -22,6 +22,7 @@ COMMANDS = [
     "due",
     "compare",
     "recommend",
+    "serve",
     "read",
     "send",
     "report",
