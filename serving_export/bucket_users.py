@@ -57,11 +57,11 @@ class BucketUsers:
         """U."""
         return self.table.height
 
-    def input(self, start: int, stop: int, num_known: int | None, by_user: bool) -> ListInput:
-        """What the lists of neighbouring users are made from; `num_known` of None: there is no model."""
+    def input(self, start: int, stop: int, sequences: Sequences | None) -> ListInput:
+        """What the lists of neighbouring users are made from; `sequences`: what the model reads of them."""
         return ListInput(
             self.histories.slab(start, stop),
-            None if num_known is None else self.sequences(start, stop, num_known, by_user),
+            sequences,
             {rule: items.slab(start, stop) for rule, items in self.seen.items()},
             self.table["segment"].slice(start, stop - start),
         )

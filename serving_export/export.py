@@ -8,8 +8,9 @@ does everyone where no model has been promoted yet. An export that is killed goe
 """
 
 import json
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -23,12 +24,14 @@ from pipeline.catalogue import latest_items
 from pipeline.code_version import code_version
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.days import passed_days
+from pipeline.durations import format_duration
 from pipeline.errors import ContractError
 from pipeline.publish import StagedFile, Store
 from pipeline.side_by_side import side_by_side
 from pipeline.tables import DAYS, FILES, FORGOTTEN, ITEMS, Table, sessions_table
 from pipeline.terminal import log, track
 from serving_export.assortment import Assortment, make_assortment
+from serving_export.because import Budget, find_because
 from serving_export.bucket_users import BucketUsers, read_bucket
 from serving_export.item_index import EXACT, ItemIndex, choose_index, factory_of, save_index
 from serving_export.list_maker import USERS_IN_SLAB, ListMaker, Slab, plan_channels
@@ -104,11 +107,23 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     table_version = store.commit(RECOMMENDATIONS, staged, replaced, metadata, base=base)
     progress.clear()
     log.info("exported %d users, %d rows", counts["users"], counts["rows"])
+    tell_of_unexplained(site, counts)
     model_version = None if served is None else served.version
     told = {"published": True, **counts, "model_version": model_version, "table_version": table_version}
     if served is None or not carries_users(served.bundle.recipe):
         return told
     return told | update_user_states(site, store, served.bundle, served.version, day)
+
+
+def tell_of_unexplained(site: TrainingSite, counts: Mapping[str, int]) -> None:
+    """Say how many users the time for reasons did not suffice for."""
+    if counts["users_out_of_time"]:
+        log.warning(
+            "%d of %d users were not explained within export.reasons_within = %s: their `because` is their last item",
+            counts["users_out_of_time"],
+            counts["users_out_of_time"] + counts["users_explained"],
+            format_duration(site.export.reasons_within),
+        )
 
 
 def day_shown(store: Store) -> date | None:
@@ -227,6 +242,26 @@ class FilledBucket:
 
     users: BucketUsers
     slabs: list[Slab]
+    explained: dict[str, int]
+    """Users of channels that ask for influence, by whether they were in time; empty where none asks."""
+
+
+def explain_slabs(maker: ListMaker, users: BucketUsers, slabs: list[Slab], budget: Budget) -> dict[str, int]:
+    """Find what led to the model's items of a bucket, in the channels that ask, within its share of the time."""
+    asking = [place for place, plan in enumerate(maker.channels) if plan.by_influence]
+    if not asking or maker.bundle is None:
+        return {}
+    of_bucket = Budget(budget.next_deadline() - time.monotonic(), len(slabs))
+    counts: Counter[str] = Counter(users_explained=0, users_out_of_time=0)
+    start = 0
+    for slab in slabs:
+        sequences, lists = maker.read(users, start, start + slab.num_users), [slab.lists[place] for place in asking]
+        if sequences is not None:
+            counts.update(find_because(maker.bundle, sequences, lists, of_bucket.next_deadline()))
+        of_bucket.part_done()
+        start += slab.num_users
+    budget.part_done()
+    return dict(counts)
 
 
 def make_lists(site: TrainingSite, store: Store, day: date, maker: ListMaker, progress: Progress) -> list[StagedBucket]:
@@ -239,10 +274,12 @@ def make_lists(site: TrainingSite, store: Store, day: date, maker: ListMaker, pr
         log.info("%d of %d buckets were staged by an export that did not end", site.buckets - len(left), site.buckets)
     rules = {plan.seen for plan in maker.channels}
     definitions = None if maker.bundle is None else maker.bundle.vocabulary.definitions
+    budget = Budget(site.export.reasons_within.total_seconds(), len(left))
 
     def fill(bucket: int) -> FilledBucket:
         users = read_bucket(site, store, day, bucket, maker.assortment, rules, definitions)
-        return FilledBucket(users, list(maker.slabs(users)))
+        slabs = list(maker.slabs(users))
+        return FilledBucket(users, slabs, explain_slabs(maker, users, slabs, budget))
 
     filled = track(side_by_side(fill, left, workers=1), "filling lists", len(left))
     for bucket, lists in zip(left, filled, strict=True):
@@ -269,6 +306,7 @@ def finish_bucket(
         files[RECOMMENDATIONS.name] += store.stage(RECOMMENDATIONS, rows.with_columns(in_bucket), in_order=True)
         found = (slab.num_users, slab.num_popular_only, rows.height)
         counts = {name: count + more for (name, count), more in zip(counts.items(), found, strict=True)}
+    counts |= filled.explained
     if rules.names():
         found_rows = find_triggers(users.events, rules, maker.assortment.allowed(rules), day_end(day, site.time_zone))
         files[TRIGGERS.name] = store.stage(TRIGGERS, found_rows.with_columns(in_bucket))

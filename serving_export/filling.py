@@ -16,6 +16,7 @@ from serving_export.assortment import NO_CATEGORY, Mask
 Floats = NDArray[np.float64]
 MARKS_AT_ONCE = 2**26  # one byte for each user and item: what may not be listed any more
 NONE, RULE, MODEL, POPULAR = range(4)
+NOTHING = -1
 SOURCES = ("", "rule", "model", "popular")
 
 
@@ -73,7 +74,7 @@ class Lists:
     scores_UN: Floats = field(init=False)
     sources_UN: NDArray[np.uint8] = field(init=False)
     because_UN: NDArray[np.int32] = field(init=False)
-    """The code of the item that led to an item, where it is not the user's last one."""
+    """The code of the item that led to an item; 0: nobody has looked; NOTHING: no item of the user did."""
     lengths_U: Integers = field(init=False)
 
     def __post_init__(self) -> None:

@@ -47,6 +47,8 @@ class ChannelPlan:
     popular: Popular
     index: ItemIndex | None
     """Of the items that its rules allow; channels with the same items share it. None without a model of vectors."""
+    by_influence: bool = False
+    """Whether `because` names what drew an item in, not the user's last item."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,13 @@ class ListMaker:
 
     def fill(self, users: BucketUsers, start: int, stop: int) -> list[Lists]:
         """The lists of neighbouring users, a `Lists` a channel."""
-        num_known = None if self.bundle is None else self.assortment.num_known
-        by_user = self.bundle is not None and reads_users(self.bundle.recipe)
-        return self.fill_lists(users.input(start, stop, num_known, by_user))
+        return self.fill_lists(users.input(start, stop, self.read(users, start, stop)))
+
+    def read(self, users: BucketUsers, start: int, stop: int) -> Sequences | None:
+        """What the model reads of neighbouring users; None without a model."""
+        if self.bundle is None:
+            return None
+        return users.sequences(start, stop, self.assortment.num_known, reads_users(self.bundle.recipe))
 
     def fill_lists(self, users: ListInput, vectors_UD: Vectors | None = None) -> list[Lists]:
         """The lists of some users, a `Lists` a channel.
@@ -162,7 +168,9 @@ def plan_channels(
         rules = ChannelRules(name, channel.top_n or 0, allowed_A, assortment.categories, channel.max_per_category)
         index = indexes.get(allowed_A[: assortment.num_known].tobytes())
         shown = allowed_popular(popular[name], assortment, allowed_A)
-        plans.append(ChannelPlan(rules, channel.seen or site.export.seen, channel.complements, shown, index))
+        by_influence = channel.because == "influence"
+        seen = channel.seen or site.export.seen
+        plans.append(ChannelPlan(rules, seen, channel.complements, shown, index, by_influence))
     return plans
 
 
@@ -255,6 +263,7 @@ def list_rows(lists: Sequence[Lists], users: pl.DataFrame, assortment: Assortmen
         return np.concatenate([getattr(of_channel, name) for of_channel in lists], axis=1)[user, place]
 
     source, because = listed("sources_UN"), listed("because_UN").astype(np.int64)
+    is_last_item = pl.Series((source == MODEL) & (because == 0))
     names = pl.Series([of_channel.rules.name for of_channel in lists], dtype=pl.String)
     of_user = users.select("user_id", "last_item", "session_id")[user]
     return of_user.with_columns(
@@ -263,8 +272,5 @@ def list_rows(lists: Sequence[Lists], users: pl.DataFrame, assortment: Assortmen
         item_id=assortment.item_ids.gather(codes[user, place].astype(np.int64)),
         score=pl.Series(listed("scores_UN")),
         source=pl.Series(SOURCES, dtype=pl.String).gather(source.astype(np.int64)),
-        because=pl.when(pl.Series(source == MODEL))
-        .then("last_item")
-        .when(pl.Series(source == RULE))
-        .then(assortment.item_ids.gather(because)),
+        because=pl.when(is_last_item).then("last_item").otherwise(assortment.item_ids.gather(because.clip(0))),
     ).drop("last_item")

@@ -88,17 +88,23 @@ def load(site: TrainingSite, store: Store, version: int | None = None) -> Loaded
     """
     tracking = Tracking(site)
     found = tracking.by_alias("serving") if version is None else tracking.by_number(version)
+    if found is None:
+        return assemble(site, store, None, None)
+    return assemble(site, store, tracking.load(found), number(found))
+
+
+def assemble(site: TrainingSite, store: Store, bundle: Bundle | None, version: int | None) -> Loaded:
+    """All that a model's lists, or popular ones, are made by."""
     popular = store.scan(POPULAR_ITEMS).sort("rank").collect()
-    if found is None and popular.is_empty():
+    if bundle is None and popular.is_empty():
         raise ConfigurationError(
             f"{site.name} has neither a serving model nor popular items yet. Run a night first: `nightjar run --site …`"
         )
-    bundle = None if found is None else tracking.load(found)
     assortment = make_assortment(None if bundle is None else bundle.vocabulary, latest_items(store, date.max))
     vectors_ID = None if bundle is None else item_vectors(bundle)
     indexes = {}
-    if bundle is not None and found is not None and vectors_ID is not None:
-        indexes = read_indexes(site, store, bundle, number(found), assortment, vectors_ID)
+    if bundle is not None and version is not None and vectors_ID is not None:
+        indexes = read_indexes(site, store, bundle, version, assortment, vectors_ID)
     channels = site.export.all_channels()
     shown = {name: popular.filter(pl.col("channel") == name) for name in channels}
     related = None
@@ -109,7 +115,7 @@ def load(site: TrainingSite, store: Store, version: int | None = None) -> Loaded
     ends = [int(day_end(day, site.time_zone).timestamp()) * 1_000_000 for day in passed[-1:]]
     return Loaded(
         site,
-        None if found is None else number(found),
+        version,
         maker,
         plan_without_rules(assortment, indexes, shown[next(iter(site.export.channels))]),
         max([*ends, 0 if bundle is None else bundle.as_of]),

@@ -253,7 +253,7 @@ def reasons_of(loaded: Loaded, request: Request, heard: Heard, influence_K: Floa
     reasons = [place_of(request, heard, int(known[k])) | {"influence": float(influence_K[k])} for k in order]
     found: Answer = {"reasons": [reason for reason in reasons if reason["influence"]]}
     if influence_K.max(initial=0) > 0:
-        place = int(known[influence_K.argmax()])
+        place = int(known[np.flatnonzero(influence_K == influence_K.max())[-1]])  # the newest of those that do as much
         found["because"] = {"item_id": heard.events[place].item_id, "text": in_words(loaded, heard, place)}
     return found
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -350,6 +351,29 @@ def test_recommend_as_a_table(command, popular_shop, known):
     assert told == "model version 2; 0 of 1 items are unknown"
     assert heads.split() == ["rank", "item_id", "score", "title", "category"]
     assert [row.split()[0] for row in rows] == ["1", "2"]
+
+
+def test_recommend_takes_times_types_a_user_and_a_channel(command, popular_shop, known):
+    site = ["recommend", "--site", popular_shop.file, "--top", "3", "--explain"]
+    rows = popular_shop.store.scan(RECOMMENDATIONS).sort("user_id", "rank").collect()
+    before = ["--user", rows["user_id"][0], "--channel", "home"]
+    code, out, err = command(popular_shop.home, *site, *before, "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert [item["item_id"] for item in answer["items"]] == rows["item_id"][:3].to_list(), "the exported list"
+    assert answer["num_history"] > 0
+    now = ["--item", known[0], "--at", "2026-03-07T10:04:00", "--event-type", "view"]
+    code, out, err = command(popular_shop.home, *site, *now)
+    assert code == 0, err
+    assert re.search(rf"you viewed .+ just now: {known[0]} \+\d+\.\d\d", out), out
+    for wrong, told in (
+        (["--item", "a", "--at", "x"], "'x' is no time"),
+        (["--item", "a", "--at", "2026-03-01", "--at", "2026-03-02"], "--at is given 2 times for 1 items"),
+        (["--item", "a", "--channel", "tv"], "no channel 'tv'; there are home"),
+    ):
+        code, out, err = command(popular_shop.home, *site, *wrong)
+        assert (code, out) == (2, "")
+        assert told in one_sentence(err)
 
 
 def test_recommend_says_when_it_falls_back_to_popular_items(command, popular_shop):

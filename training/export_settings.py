@@ -112,6 +112,9 @@ class Channel(ItemRules):
     """Most items of one category in a list; items without a category are not counted."""
     complements: int = Field(default=0, ge=0)
     """Of how many of a user's last items the related items come first."""
+    because: Literal["last_item", "influence"] = "last_item"
+    """What the column says of rows of the model: the user's last item, or the one that drew the item in most, which
+    costs a pass of the model for each event (docs/reasons.md)."""
 
 
 class Related(ItemRules):
@@ -180,6 +183,8 @@ class Export(Section):
     """`null`: no such table."""
     triggers: Triggers = Triggers()
     checks: Checks = Checks()
+    reasons_within: Duration = timedelta(minutes=10)
+    """Time that an export spends on `because: influence`; users beyond it keep their last item, and are counted."""
     index: str = "auto"
     """`exact`, the factory string of a FAISS index (`IVF1024,Flat`, `HNSW32`), or `auto`: see docs/lists.md."""
     index_recall: float = Field(default=0.99, gt=0, le=1)

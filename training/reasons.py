@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from features.sequences import Integers, Sequences
+from training.baselines.base import Baseline
 from training.batch import Batch, gather
 from training.bundle import Bundle
 from training.models.base import SessionModel
@@ -56,9 +57,9 @@ def leave_one_out(bundle: Bundle, sequences: Sequences, codes_SN: Integers) -> F
     return np.concatenate(parts) if parts else np.zeros((0, codes_SN.shape[1]))
 
 
-def few_at_a_time(work_S: Integers) -> Iterator[Integers]:
-    """Neighbouring sessions whose work stays within EVENTS_AT_ONCE, at least one at a time."""
-    cuts = np.flatnonzero(np.diff(np.cumsum(work_S) // EVENTS_AT_ONCE)) + 1
+def few_at_a_time(work_S: Integers, most: int | None = None) -> Iterator[Integers]:
+    """Neighbouring sessions whose work stays within `most`, EVENTS_AT_ONCE if not told, at least one at a time."""
+    cuts = np.flatnonzero(np.diff(np.cumsum(work_S) // (most or EVENTS_AT_ONCE))) + 1
     yield from (part for part in np.split(np.arange(len(work_S)), cuts) if len(part))
 
 
@@ -83,6 +84,13 @@ def score_items(bundle: Bundle, sequences: Sequences, codes_SN: Integers) -> Flo
         if isinstance(model, SessionModel):  # no need for the scores of all other items
             vectors_ID = model.item_vectors(bundle.as_of)
             scores_SN = torch.einsum("sd,snd->sn", model.session_vectors(batch), vectors_ID[wanted_SN])
+        elif isinstance(model, Baseline):  # a row of all items for every session would fill the memory
+            parts, start = [], 0
+            for ends_R in model.chunks(batch, batch.offsets[1:].numpy() - 1):
+                wanted_RN = wanted_SN[start : start + len(ends_R)]
+                parts.append(model.scores(batch, ends_R).gather(1, wanted_RN))
+                start += len(ends_R)
+            scores_SN = torch.cat(parts)
         else:
             scores_SN = all_scores(bundle, batch).gather(1, wanted_SN)
     found: Floats = scores_SN.double().numpy()
@@ -90,12 +98,12 @@ def score_items(bundle: Bundle, sequences: Sequences, codes_SN: Integers) -> Flo
 
 
 def integrated_gradients(bundle: Bundle, sequences: Sequences, codes_S: Integers, steps: int = STEPS) -> Floats:
-    """(T) what each event adds to the score of its session's item, from zero vectors instead of items.
+    """(T) what each event adds to the score of its session's (or user's) item, from zero vectors instead of items.
 
     Raises TypeError for a recommender without an item table (`items`) to take gradients of.
     """
     model, table = bundle.recommender, item_table(bundle.recommender)
-    batch = gather(sequences, np.arange(sequences.num_sessions))
+    batch = gather(sequences, np.arange(sequences.num_units))
     with torch.no_grad():
         vectors_SD = model.item_vectors(bundle.as_of)[torch.from_numpy(codes_S)]  # type: ignore[operator]
         inputs_TD = table(batch.item_codes)

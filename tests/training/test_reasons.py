@@ -1,5 +1,6 @@
 """Reasons on models whose reasons are known, and on every kind of recommender."""
 
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -95,6 +96,22 @@ def test_influence_is_what_the_score_loses_without_the_event(name):
     )
     np.testing.assert_allclose(influence_TN[2], (whole[:1] - score_items(bundle, shorter, wanted[:1]))[0], atol=1e-5)
     np.testing.assert_allclose(influence_TN[7], whole[2], err_msg="the only event has the whole score")
+
+
+def test_of_a_user_events_of_earlier_sessions_have_influence_too():
+    bundle, sessions = built("hrnn"), sequences_of([3, 1, 2, 4, 1])
+    users = replace(sessions, user_offsets=np.array([0, 3, 5]))
+    wanted = np.array([[1, 2], [3, 4]])
+    influence_TN = leave_one_out(bundle, users, wanted)
+    whole = score_items(bundle, users, wanted)
+    for event, user in ((1, 0), (3, 0), (4, 0), (6, 1), (10, 1)):
+        is_kept = np.arange(11) != event
+        shorter = users.only(is_kept).at_least(1).take_units(np.array([user]))
+        expected = whole[user] - score_items(bundle, shorter, wanted[[user]])[0]
+        np.testing.assert_allclose(influence_TN[event], expected, atol=1e-6, err_msg=str(event))
+    assert (abs(influence_TN) > 1e-7).all()
+    alone = leave_one_out(bundle, sessions.take(np.array([2])), wanted[:1])
+    assert not np.allclose(alone, influence_TN[4:6], atol=1e-7), "what an event does depends on the sessions before"
 
 
 def test_sessions_are_told_apart_however_many_are_read_at_once(monkeypatch):
