@@ -52,16 +52,17 @@ test: setup   ## the fast tests
 test-all: setup  ## every test, the slow ones too
 	$(BIN)/pytest
 
-test-services: setup  ## with real Redis and PostgreSQL: the exporters, the deployment of docker/compose.yaml, backups
-	@(command -v redis-server && (command -v initdb || ls /usr/lib/postgresql/*/bin/initdb)) >/dev/null 2>&1 \
-	  || (apt-get update -q && apt-get install -y -q --no-install-recommends redis-server postgresql) \
-	  || echo 'apt cannot install redis-server and postgresql here: install both first' >&2
+test-services: setup  ## with real Redis, PostgreSQL and Chromium: exporters, docker/compose.yaml, backups, the shop page
+	@(command -v redis-server && command -v chromium && (command -v initdb || ls /usr/lib/postgresql/*/bin/initdb)) \
+	  >/dev/null 2>&1 \
+	  || (apt-get update -q && apt-get install -y -q --no-install-recommends redis-server postgresql chromium) \
+	  || echo 'apt cannot install redis-server, postgresql and chromium here: install them first' >&2
 	REQUIRE_SERVICES=1 $(BIN)/pytest -m services
 
 demo: setup   ## eight days of a simulated shop: raw logs to recommendations, two nights through Airflow
 	$(BIN)/python demo.py
 
-ui: setup     ## MLflow and Airflow on this machine's loopback; Ctrl-C stops both
+ui: setup     ## MLflow, Airflow and the page of each site with lists, on loopback; Ctrl-C stops all
 	$(BIN)/python -m dags.local_stack
 
 clean:        ## remove what the demo and the tests made (not .venv)

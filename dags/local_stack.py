@@ -1,4 +1,4 @@
-"""Airflow and MLflow on this machine: `python -m dags.local_stack` (= `make ui`); Ctrl-C stops both.
+"""Airflow, MLflow and shop pages on this machine: `python -m dags.local_stack` (= `make ui`); Ctrl-C stops them all.
 
 Everything listens on 127.0.0.1 only and needs no log-in: whoever has an account on this machine can use it. Nights
 start by hand (Trigger, with a partition key like 2026-11-20); NIGHTJAR_SCHEDULE=on lets them start by themselves.
@@ -12,12 +12,10 @@ import importlib.metadata
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,13 +25,13 @@ from filelock import FileLock, Timeout
 
 from dags.airflow_api import AirflowApi, AirflowApiError, wait_until_healthy
 from dags.pools import DESCRIPTION, SLOTS, named_pools
+from dags.ports import LOOPBACK, StackError, claimed_port, wait_until_listening
 from dags.processes import ServerEndedError, kept
+from dags.shop_pages import ShopPage, shop_pages, those_up
 from dags.site_files import conf_folder, read_site_files
 
-LOOPBACK = "127.0.0.1"
 AIRFLOW_PORT = 8080
 MLFLOW_PORT = 5000
-PORTS_TRIED = 100
 SECONDS_TO_START = 180.0
 SECONDS_TO_READ = 40.0
 """For Airflow to find a DAG; it looks at changed site files twice a minute."""
@@ -42,10 +40,6 @@ LOG_LINES_SHOWN = 25
 
 TaskEnded = Callable[[str, str, float], None]
 """Called with a task's name, its state and its seconds."""
-
-
-class StackError(RuntimeError):
-    """The local stack cannot start, or is there already."""
 
 
 class NightFailedError(RuntimeError):
@@ -268,34 +262,6 @@ def mlflow_server(home: Path, port: int) -> dict[str, list[str]]:
     return {"mlflow": [*environment, *server, "--artifacts-destination", artifacts, *options]}
 
 
-def free_port(first: int) -> int:
-    """The first free loopback port from `first` on."""
-    for port in range(first, first + PORTS_TRIED):
-        with socket.socket() as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                trial.bind((LOOPBACK, port))
-                return port
-    raise StackError(f"no port is free from {first} to {first + PORTS_TRIED - 1}; stop what holds them")
-
-
-@contextlib.contextmanager
-def claimed_port(first: int) -> Iterator[int]:
-    """A free port from `first` on, which no other stack of this machine takes: a server binds it seconds later."""
-    for number in range(first, first + PORTS_TRIED):
-        port = free_port(number)
-        lock = FileLock(Path(tempfile.gettempdir()) / f"nightjar-port-{port}.lock", timeout=0)
-        with contextlib.suppress(Timeout, OSError):
-            lock.acquire()
-            break
-    else:
-        raise StackError(f"no port is free from {first} on; stop what holds them")
-    try:
-        yield port
-    finally:
-        lock.release()
-
-
 @contextlib.contextmanager
 def only_one(home: Path) -> Iterator[None]:
     """Two schedulers over one SQLite file run each task twice: the second one is refused."""
@@ -330,18 +296,6 @@ def migrate(home: Path, environment: dict[str, str], logs: Path) -> None:
     stamp.write_text(version)
 
 
-def wait_until_listening(port: int, check: Callable[[], None], seconds: float) -> None:
-    """Return once a loopback port answers; raises StackError after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
-            return
-        check()
-        if time.monotonic() > deadline:
-            raise StackError(f"nothing listens on {LOOPBACK}:{port} after {seconds:.0f} s")
-        time.sleep(0.3)
-
-
 def label(task: dict[str, Any]) -> str:
     """A task's name; a mapped one's with its label: train [gru]."""
     if task["map_index"] < 0:
@@ -357,16 +311,17 @@ def tell(name: str, state: str, seconds: float) -> None:
     sys.stderr.flush()
 
 
-def announce(stack: Stack) -> None:
+def announce(stack: Stack, pages: Sequence[ShopPage]) -> None:
     """Where things are, on the terminal."""
     lines = [
         ("Airflow", stack.airflow.address, "log-in: none, you are the admin"),
         ("MLflow", stack.mlflow_address or "", "log-in: none"),
+        *((page.site, page.address, "its page, to try a session; /docs for programs") for page in pages),
         ("logs", str(airflow_home(stack.home) / "logs"), ""),
     ]
-    width = max(len(place) for _, place, _ in lines)
+    widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
     for name, place, remark in lines:
-        sys.stderr.write(f"  {name:<8} {place:<{width}}  {remark}".rstrip() + "\n")
+        sys.stderr.write(f"  {name:<{widths[0]}}  {place:<{widths[1]}}  {remark}".rstrip() + "\n")
     starts = (
         "at midnight"
         if os.environ.get("NIGHTJAR_SCHEDULE", "off") != "off"
@@ -377,14 +332,17 @@ def announce(stack: Stack) -> None:
 
 
 def main() -> int:
-    """Start both, wait for Ctrl-C or SIGTERM, stop both."""
+    """Start all, wait for Ctrl-C or SIGTERM, stop all."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job inherits SIGINT ignored
         signal.signal(number, signal.default_int_handler)
-    home = Path(os.environ.get("NIGHTJAR_HOME") or Path.cwd())
+    home, conf = Path(os.environ.get("NIGHTJAR_HOME") or Path.cwd()).absolute(), conf_folder()
     try:
-        sys.stderr.write("starting Airflow and MLflow (20 to 60 s) …\n")
-        with airflow_stack(home, conf_folder(), with_mlflow=True) as stack:
-            announce(stack)
+        sys.stderr.write("starting Airflow, MLflow and the pages of sites with lists (20 to 60 s) …\n")
+        with (
+            shop_pages(home, conf, airflow_home(home) / "logs" / "servers") as pages,
+            airflow_stack(home, conf, with_mlflow=True) as stack,
+        ):
+            announce(stack, list(those_up(pages, SECONDS_TO_START)))
             while True:
                 stack.check()
                 time.sleep(1)

@@ -1,4 +1,4 @@
-"""What a DAG needs to know of each site file: name, time zone, recipes and schedule; nothing else is looked at.
+"""What a DAG needs to know of each site file: name, store, time zone, recipes and schedule; nothing else is looked at.
 
 Airflow's own processes read these files, often without the secrets that a step has: an unset ${VARIABLE} elsewhere in
 the file does no harm here, and a wrong section that only a step reads is that step's to refuse.
@@ -49,6 +49,8 @@ class SiteHead(BaseModel):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")
     """Becomes the first part of the DAG ids."""
+    store: object = None
+    """Where its tables are, unchecked: only `make ui` looks there, for lists to show."""
     time_zone: str = "UTC"
     """A night starts after midnight of this zone."""
     training: Trainings = Trainings()

@@ -22,6 +22,7 @@ from serving_export.online.batcher import Batcher, BusyError
 from serving_export.online.catalogue import Catalogue
 from serving_export.online.limits import Limits
 from serving_export.online.metrics import Counted, Metrics
+from serving_export.online.page import add_page
 from serving_export.online.states import SessionStates
 from serving_export.online.versions import Edition, Versions
 from serving_export.recommend import read_history
@@ -123,6 +124,7 @@ def create_app(versions: Versions, metrics: Metrics, look_every: float = LOOK_EV
     add_users(app, endpoint)
     add_items(app, endpoint)
     add_state(app, endpoint)
+    add_page(app)
     add_faults(app)
     app.add_middleware(Counted, metrics=metrics, within=ANSWER_WITHIN)
     app.add_middleware(Limits)

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 import dags.local_stack as local_stack
+import dags.ports as ports
 from dags.airflow_api import AirflowApiError
 
 pytestmark = pytest.mark.slow  # a scheduler takes its time to notice that something has died
@@ -173,7 +174,7 @@ def test_a_retraining_backs_off_while_mlflow_is_away_and_ends_well(tmp_path, loa
     conf = tmp_path / "conf"
     conf.mkdir()
     shutil.copy(shop.file, conf)
-    with local_stack.claimed_port(25_000) as port, mlflow(shop.home, port) as first:
+    with ports.claimed_port(25_000) as port, mlflow(shop.home, port) as first:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         with local_stack.airflow_stack(shop.home, conf) as stack:
@@ -203,7 +204,7 @@ def mlflow(home, port):
     [command] = local_stack.mlflow_server(home, port).values()
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        local_stack.wait_until_listening(port, lambda: None, 2 * MINUTE)
+        ports.wait_until_listening(port, lambda: None, 2 * MINUTE)
         yield server
     finally:
         with suppress(ProcessLookupError):

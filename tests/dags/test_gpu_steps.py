@@ -16,10 +16,10 @@ from dags.local_stack import (
     airflow_home,
     airflow_servers,
     airflow_settings,
-    free_port,
     migrate,
     quiet_settings,
 )
+from dags.ports import free_port
 from dags.processes import kept
 
 WITNESS = Path(__file__).parent.parent / "docker" / "witness.py"

@@ -10,18 +10,15 @@ import pytest
 
 from dags.airflow_api import AirflowApiError
 from dags.local_stack import (
-    LOOPBACK,
     NightFailedError,
-    StackError,
     airflow_servers,
     airflow_settings,
     airflow_stack,
-    claimed_port,
-    free_port,
     mlflow_places,
     mlflow_server,
     only_one,
 )
+from dags.ports import LOOPBACK, StackError, claimed_port, free_port
 
 NIGHT = ["ingest", "sessionize", "validate", "other_nights", "refit", "export", "drift"]
 
