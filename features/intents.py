@@ -12,6 +12,7 @@ quartiles of the window's events. A property with fewer than two classes tells n
 named like another property takes its place.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -70,8 +71,13 @@ class Definitions(Section):
         )
 
 
-def learn_definitions(site: FeaturesSite, sessions: pl.DataFrame, catalogue: pl.DataFrame) -> Definitions:
-    """Classes and bands of a window's sessions; `catalogue` holds the rows of `items` that were known at its end."""
+def learn_definitions(
+    site: FeaturesSite, sessions: pl.DataFrame, catalogue: pl.DataFrame, read: Sequence[str] | None = None
+) -> Definitions:
+    """Classes and bands of a window's sessions; `catalogue` holds the rows of `items` that were known at its end.
+
+    With `read` only of these properties, none of which is predicted; else of all, and intents as the site names them.
+    """
     columns = ("event_type", *site.source.context)
     lists = ("offsets_seconds", "item_ids", "event_types", *site.source.context)
     events = sessions.select("session_id", "started_at", *lists).explode(lists)
@@ -89,18 +95,31 @@ def learn_definitions(site: FeaturesSite, sessions: pl.DataFrame, catalogue: pl.
         "new_or_repeat": ("new", "repeat") if has_repeats else ("new",),
         **{name: most_frequent(events[name]) for name in columns},
     }
-    telling = {name: names for name, names in classes.items() if len(names) > 1}
-    for name in site.intents:
+    telling = {name: names for name, names in classes.items() if len(names) > 1 and (read is None or name in read)}
+    kind, wanted = ("intent", site.intents) if read is None else ("context", [name for name in read if name in classes])
+    for name in wanted:
         if name not in telling:
-            log.warning("intent %s is left out: the window holds %d class of it", name, len(classes[name]))
+            log.warning("%s %s is left out: the window holds %d class of it", kind, name, len(classes[name]))
     return Definitions(
         classes=telling,
         columns=tuple(name for name in columns if name in telling),
         age_edges=age_edges,
         price_edges=price_edges,
-        intents=tuple(name for name in site.intents if name in telling),
+        intents=() if read is not None else tuple(name for name in site.intents if name in telling),
         time_zone=site.time_zone,
     )
+
+
+def tell_of_gone_columns(site: FeaturesSite, definitions: Definitions | None) -> None:
+    """Warn where a model reads a column that the site's events do not have any more."""
+    columns = () if definitions is None else definitions.columns
+    for name in columns:
+        if name not in ("event_type", *site.source.context):
+            log.warning(
+                "%s: the model reads %s, which source.context does not name any more; it is missing for every event. "
+                "Name it again, or train the model anew",
+                *(site.name, name),
+            )
 
 
 def most_frequent(values: pl.Series) -> tuple[str, ...]:

@@ -101,7 +101,8 @@ def read_bucket(
     longest = max([export.active_within, of_triggers, *(r.within for r in rules if r.policy != "allow")])
     columns = ("user_id", "visitor", "item_id", "event_type", "occurred_at", "event_id", "event_date")
     read = active_events(site, store, day, longest, bucket)
-    told = () if definitions is None else [name for name in definitions.columns if name not in columns]
+    named = () if definitions is None else set(definitions.columns) - set(columns)
+    told = [name for name in site.source.context if name in named]
     events = read.select(*columns, *told, segment=segment_of(export.segment_by)).collect()
     is_active = pl.col("occurred_at") >= end - export.active_within
     users = events.filter(is_active).select("user_id").unique().sort("user_id")

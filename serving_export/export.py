@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from mlflow.entities.model_registry import ModelVersion
 
+from features.intents import tell_of_gone_columns
 from features.window import check_passed, data_digest
 from pipeline.catalogue import latest_items
 from pipeline.code_version import code_version
@@ -274,6 +275,7 @@ def make_lists(site: TrainingSite, store: Store, day: date, maker: ListMaker, pr
         log.info("%d of %d buckets were staged by an export that did not end", site.buckets - len(left), site.buckets)
     rules = {plan.seen for plan in maker.channels}
     definitions = None if maker.bundle is None else maker.bundle.vocabulary.definitions
+    tell_of_gone_columns(site, definitions)
     budget = Budget(site.export.reasons_within.total_seconds(), len(left))
 
     def fill(bucket: int) -> FilledBucket:

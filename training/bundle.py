@@ -25,6 +25,7 @@ from pipeline.errors import ConfigurationError
 from training.baselines import BASELINES
 from training.models import MODELS
 from training.models.base import Recommender, SessionModel
+from training.models.context import Context
 from training.models.prior import WithPrior
 from training.recipes import Recipe, SequenceRecipe
 
@@ -62,7 +63,11 @@ def build(recipe: Recipe, num_codes: int, definitions: Definitions | None = None
         return baseline
     if recipe.encoder not in MODELS:
         raise ConfigurationError(f"there is no encoder {recipe.encoder!r}; there are {', '.join(MODELS)}")
-    model = MODELS[recipe.encoder].of_recipe(recipe, num_codes, definitions)
+    model: Any = MODELS[recipe.encoder].of_recipe(recipe, num_codes, definitions)
+    if recipe.context:
+        context = Context(num_codes, definitions or Definitions(), recipe.context)
+        if context.width:  # else the window told nothing of it
+            model.read_context(context)
     return model if recipe.prior_half_life is None else WithPrior(model, num_codes, recipe.prior_half_life)
 
 

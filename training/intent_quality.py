@@ -46,7 +46,7 @@ def intent_quality(bundle: Bundle, sessions: pl.DataFrame, earlier: pl.DataFrame
         targets = batch.target_mask
         top = bundle.recommender.recommend_targets(batch, k, bundle.as_of)
         ranks.append(rank_targets(top, batch.targets().numpy()))
-        properties = model.properties(batch)
+        properties = model.told.properties(batch)
         found = {}
         for name, probabilities_TC in model.intents(batch).items():
             best = probabilities_TC[targets].max(1)

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -27,7 +27,9 @@ TRANSFORMERS = ("intentrec", "sasrec")
 MOST_SESSIONS = 50
 """Of a user, that any recipe reads."""
 OF_PROPERTIES = ("intentrec",)
-"""Encoders that read more of an event than its item (features/intents.py)."""
+"""Encoders that always read all that is told of an event (features/intents.py)."""
+CLOCK = ("hour", "weekday", "gap")
+"""What the time of an event tells: hour and weekday in the site's zone, seconds since the event before."""
 
 
 class SequenceRecipe(Section):
@@ -50,6 +52,8 @@ class SequenceRecipe(Section):
     """Of intentrec: the weight of each intent's loss beside that of the next item; the paper's lambda."""
     short_term_window: Duration = Field(default=timedelta(minutes=10), gt=timedelta())
     """Of intentrec's short_term: how far back an event still tells of the interest of the moment."""
+    context: tuple[str, ...] = ()
+    """What is read of an event beside its item: CLOCK, properties, context columns, by name (docs/training.md)."""
     num_layers: int = Field(default=1, ge=1)
     """Of intentrec and sasrec: layers of each Transformer."""
     num_heads: int = Field(default=2, ge=1)
@@ -200,6 +204,18 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
         (
             recipe.encoder != "session_retriever" and is_set("pooling"),
             f"pooling belongs to encoder session_retriever, but encoder is {recipe.encoder}; leave it out",
+        ),
+        (
+            bool(recipe.context) and recipe.encoder in OF_PROPERTIES,
+            f"encoder {recipe.encoder} reads all that is told of an event; leave context out",
+        ),
+        (
+            bool(recipe.context) and recipe.order == "session_parallel",
+            "order session_parallel reads items only; with context take chronological or shuffled",
+        ),
+        (
+            len(set(recipe.context)) < len(recipe.context),
+            f"context is {', '.join(recipe.context)}; give each once",
         ),
         (
             recipe.encoder in TRANSFORMERS and recipe.hidden_size % recipe.num_heads != 0,
@@ -412,9 +428,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def reads_properties(recipe: Recipe) -> bool:
+def reads_properties(recipe: Recipe) -> TypeGuard[SequenceRecipe]:
     """Whether a model of this recipe reads more of an event than its item."""
-    return isinstance(recipe, SequenceRecipe) and recipe.encoder in OF_PROPERTIES
+    return isinstance(recipe, SequenceRecipe) and (recipe.encoder in OF_PROPERTIES or bool(recipe.context))
 
 
 def find_recipe(name: str, training: "Training") -> Recipe:

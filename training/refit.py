@@ -14,7 +14,7 @@ import torch
 from mlflow.entities.model_registry import ModelVersion
 from torch import Tensor
 
-from features.intents import Definitions
+from features.intents import Definitions, tell_of_gone_columns
 from features.sequences import encode_sessions
 from features.vocabulary import PADDING, Vocabulary, extend_vocabulary
 from features.window import check_passed, data_digest, sessions_until, window_days
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from training.fit import Losses, Report
 
 
+MOVED_SHARE = 0.1
 NOTHING: dict[str, Any] = {"run_id": None, "model_version": None, "metrics": {}}
 """What is reported where there is nothing to refit."""
 
@@ -122,9 +123,11 @@ def learn_on(
 
     `catalogue` (rows of `items`) describes items to a model that reads more of them than their codes.
     """
+    tell_of_gone_columns(site, bundle.vocabulary.definitions)
     vocabulary = extend_vocabulary(bundle.vocabulary, sessions, site.window.min_item_count)
     if bundle.vocabulary.definitions is not None and catalogue is not None:
         vocabulary = vocabulary.describe(bundle.vocabulary.definitions, catalogue)
+        tell_of_moved_items(bundle.vocabulary, vocabulary)
     recipe = bundle.recipe
     sequences = training_units(recipe, encode_sessions(sessions, vocabulary).known_only())
     as_of = microseconds_at_end(site, night)
@@ -137,6 +140,18 @@ def learn_on(
         if sequences.num_sessions:
             losses = fit_in(recommender, sequences, recipe, recipe.refit_epochs, folder, report)
     return Bundle(recommender.eval(), vocabulary, bundle.recipe_name, recipe, night, as_of), losses
+
+
+def tell_of_moved_items(old: Vocabulary, new: Vocabulary) -> None:
+    """Warn where many items have another category than when the model learnt what its categories mean."""
+    both = old.items.join(new.items, on="item_id", suffix="_now")
+    num_moved = int((both["category"] != both["category_now"]).sum())
+    if num_moved > MOVED_SHARE * both.height:
+        log.warning(
+            "the category of %d of %d items is another one, or none that the model knows, since it was trained. It "
+            "learns on with what they are now; if categories were made anew, train it anew",
+            *(num_moved, both.height),
+        )
 
 
 def champion_of(tracking: Tracking, night: date) -> ModelVersion | None:

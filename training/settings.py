@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from features.settings import FeaturesSite
+from features.settings import DERIVED, FeaturesSite
 from pipeline.durations import Duration
 from pipeline.settings import Section
 from training.export_settings import Export, check_export
-from training.recipes import SequenceRecipe, find_recipe
+from training.recipes import CLOCK, SequenceRecipe, find_recipe
 
 DEFAULT_RECIPES = ("gru", "popularity", "recent_popularity")
 
@@ -87,6 +87,22 @@ class TrainingSite(FeaturesSite):
 
     training: Training = Training()
     export: Export = Export()
+
+    @model_validator(mode="after")
+    def context_is_known(self) -> "TrainingSite":
+        """A recipe reads only what events of this site can have."""
+        known = (*CLOCK, *DERIVED, *self.source.context)
+        for name in self.training.recipes:
+            recipe = find_recipe(name, self.training)
+            for wanted in recipe.context if isinstance(recipe, SequenceRecipe) else ():
+                if wanted not in known:
+                    near = difflib.get_close_matches(wanted, known, n=1)
+                    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                    raise ValueError(
+                        f"training.recipes.{name}.context: no event has a {wanted!r}; {hint} A column of the log is "
+                        "named in source.context first"
+                    )
+        return self
 
     @model_validator(mode="after")
     def export_fits_the_site(self) -> "TrainingSite":

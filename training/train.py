@@ -32,6 +32,7 @@ from training.compare import PICTURES, recalls
 from training.faithfulness import faithfulness
 from training.measure import measure_bundle, read_held_out_day
 from training.models.base import Recommender, SessionModel
+from training.models.context import ALWAYS
 from training.notes import NOTE, run_note
 from training.pictures import Drawn, learning_curve
 from training.recipes import Recipe, SequenceRecipe, find_recipe, reads_properties
@@ -66,13 +67,12 @@ def train(
     sequences = training_units(recipe, read_sequences(rows))
     if reads_properties(recipe):
         sessions = sessions_until(site, store, window_days(site, store, night - ONE_DAY), night - ONE_DAY)
-        vocabulary = define_properties(site, store, vocabulary, sessions, night - ONE_DAY)
+        vocabulary = define_properties(site, store, vocabulary, sessions, night - ONE_DAY, recipe.context)
         sequences = training_units(recipe, encode_sessions(sessions, vocabulary).known_only())
     with tracking.run(night, run_name(recipe_name, recipe), tags) as run_id:
         days = window_days(site, store, night - ONE_DAY)
-        tracking.describe(
-            run_id, describe_recipe(recipe) | describe_data(days, vocabulary, sequences), surroundings(site)
-        )
+        data = describe_data(days, vocabulary, sequences) | describe_context(recipe, vocabulary)
+        tracking.describe(run_id, describe_recipe(recipe) | data, surroundings(site))
         tracking.client.set_tag(run_id, NOTE, run_note(site, night, recipe_name))
         log_data(run_id, store, digest)
         as_of = microseconds_at_end(site, night - ONE_DAY)
@@ -113,11 +113,19 @@ def make(
 
 
 def define_properties(
-    site: TrainingSite, store: Store, vocabulary: Vocabulary, sessions: pl.DataFrame, last: date
+    site: TrainingSite,
+    store: Store,
+    vocabulary: Vocabulary,
+    sessions: pl.DataFrame,
+    last: date,
+    context: Sequence[str] = (),
 ) -> Vocabulary:
-    """The vocabulary with the properties of events that the sessions of a window, which ends with `last`, show."""
+    """The vocabulary with the properties of events that the sessions of a window, which ends with `last`, show.
+
+    With `context` of these only; without, of all.
+    """
     catalogue = latest_items(store, last)
-    return vocabulary.describe(learn_definitions(site, sessions, catalogue), catalogue)
+    return vocabulary.describe(learn_definitions(site, sessions, catalogue, context or None), catalogue)
 
 
 def fit_in(
@@ -161,6 +169,16 @@ def describe_data(days: Sequence[date], vocabulary: Vocabulary, sequences: Seque
         "num_events": num_events,
         "num_targets": int(sequences.num_targets.sum()),
     }
+
+
+def describe_context(recipe: Recipe, vocabulary: Vocabulary) -> dict[str, str]:
+    """What a run really reads of events beside items, as an MLflow parameter: without what the window did not tell."""
+    if vocabulary.definitions is None:
+        return {}
+    classes = vocabulary.definitions.classes
+    named = isinstance(recipe, SequenceRecipe) and recipe.context
+    read = dict.fromkeys(named or (*classes, *ALWAYS))
+    return {"context_read": ", ".join(name for name in read if name in (*classes, *ALWAYS))}
 
 
 def describe_window(days: Sequence[date]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def tune(site: TrainingSite, store: Store, night: date, recipe_name: str, seed: 
     sessions = sessions_until(site, store, days, held_out - ONE_DAY)
     vocabulary = learn_vocabulary(sessions, site.window.min_item_count)
     if reads_properties(recipe):
-        vocabulary = define_properties(site, store, vocabulary, sessions, held_out - ONE_DAY)
+        vocabulary = define_properties(site, store, vocabulary, sessions, held_out - ONE_DAY, recipe.context)
     sequences = training_units(recipe, encode_sessions(sessions, vocabulary).known_only())
     if not sequences.num_sessions:
         raise ContractError(

@@ -11,8 +11,8 @@ def reads_users(recipe: Recipe) -> bool:
 
 
 def carries_users(recipe: Recipe) -> bool:
-    """Whether a model of this recipe carries a state of each user, which can be kept."""
-    return reads_users(recipe) and isinstance(recipe, SequenceRecipe) and recipe.encoder in OF_USERS
+    """Whether a model of this recipe carries a state of each user that can be kept; with context none does."""
+    return isinstance(recipe, SequenceRecipe) and recipe.encoder in OF_USERS and not recipe.context
 
 
 def training_units(recipe: Recipe, sequences: Sequences) -> Sequences:

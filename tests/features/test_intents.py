@@ -9,6 +9,8 @@ from features.intents import MISSING, Definitions, clock, edges, learn_definitio
 from features.sequences import encode_sessions
 from features.vocabulary import extend_vocabulary, learn_vocabulary
 from pipeline.catalogue import latest_items
+from pipeline.normalise import occurred_at
+from pipeline.settings import Source
 
 TYPES = [["view", "cart"], ["view", "view", "buy"], ["view"]]
 
@@ -126,6 +128,14 @@ def test_the_clock_is_that_of_the_site():
     winter = int(datetime(2026, 1, 4, 22, 30, tzinfo=UTC).timestamp() * 1e6)
     hours, weekdays = clock(np.array([summer, winter]), "Europe/Berlin")
     assert (hours.tolist(), weekdays.tolist()) == ([0, 23], [0, 6])
+
+
+def test_a_time_without_a_zone_has_the_hour_that_the_log_says():
+    written = pl.Series(["2026-07-05 23:30:00", "2026-01-04 00:10:00"])
+    source = Source.model_validate({"events": "a.csv", "columns": {"item_id": "i", "user_id": "u", "occurred_at": "t"}})
+    instants = occurred_at(written, source, "Europe/Berlin")
+    hours, weekdays = clock(instants.dt.epoch("us").to_numpy(), "Europe/Berlin")
+    assert (hours.tolist(), weekdays.tolist()) == ([23, 0], [6, 6])
 
 
 @pytest.mark.parametrize(

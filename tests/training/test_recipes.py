@@ -84,6 +84,12 @@ def test_an_unknown_encoder_is_refused_by_name():
         ({"max_sessions": 9}, "max_sessions bounds a user's sessions, but sequence is session"),
         ({"variant": "multitask"}, "variant belongs to encoder intentrec, but encoder is gru; leave it out"),
         ({"num_layers": 2}, "num_layers belongs to encoders intentrec and sasrec, but encoder is gru; leave it out"),
+        ({"context": ["gap", "gap"]}, "context is gap, gap; give each once"),
+        ({"context": ["hour"], "encoder": "intentrec"}, "intentrec reads all that is told of an event; leave context"),
+        (
+            {"context": ["hour"], "encoder": "gru4rec", "order": "session_parallel"},
+            "order session_parallel reads items only; with context take chronological or shuffled",
+        ),
         ({"pooling": "mean"}, "pooling belongs to encoder session_retriever, but encoder is gru; leave it out"),
         ({"encoder": "sasrec", "num_heads": 5}, "hidden_size 128 is not shared evenly by num_heads = 5"),
         ({"encoder": "intentrec", "num_heads": 3}, "hidden_size 128 is not shared evenly by num_heads = 3"),
@@ -130,6 +136,21 @@ def test_a_champion_metric_that_is_not_measured_is_refused(settings):
 def test_metrics_need_list_lengths(ks):
     with pytest.raises(ValueError, match="metric_ks"):
         Training.model_validate({"metric_ks": ks})
+
+
+@pytest.mark.parametrize(
+    ("context", "hint"),
+    [(["devise"], "did you mean 'device'"), (["xyz"], "there are hour, weekday, gap, event_type")],
+    ids=["near", "far"],
+)
+def test_context_that_no_event_has_is_refused_when_the_site_file_is_read(context, hint, raw_shop):
+    recipes = {"gru": {"context": context}}
+    with pytest.raises(ValueError, match=rf"training.recipes.gru.context: no event has a '{context[0]}'; {hint}"):
+        raw_shop.with_changes(source={"context": ["device"]}, training={"recipes": recipes})
+    known = {"gru": {"context": ["device", "hour", "price_band"]}}
+    assert raw_shop.with_changes(source={"context": ["device"]}, training={"recipes": known})
+    with pytest.raises(ValueError, match=r"no event has a 'device'.*named in source.context first"):
+        raw_shop.with_changes(training={"recipes": known})
 
 
 def test_a_recipe_that_cannot_work_is_refused_when_the_site_file_is_read(write_site, tmp_path):

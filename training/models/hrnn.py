@@ -97,6 +97,7 @@ class Hrnn(Gru4Rec):
 
     def new_carry(self, num_sessions: int) -> Tensor:
         """(B, 2 D + 1) the session's state, the user's, and whether the user has an event."""
+        self.items_only()
         return self.items.weight.new_zeros(num_sessions, 2 * self.layer.hidden_size + 1)
 
     def advance(
@@ -106,6 +107,7 @@ class Hrnn(Gru4Rec):
 
         Where `is_new_B` is true, the event begins a session: the one before it goes into the user's state.
         """
+        self.items_only()
         carry_BC = self.new_carry(len(item_codes_B)) if carry_BC is None else carry_BC
         dimension = self.layer.hidden_size
         session_BD, user_BD, begun_B1 = carry_BC.split([dimension, dimension, 1], dim=1)

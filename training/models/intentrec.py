@@ -25,8 +25,7 @@ Where this differs from the paper, or the paper does not say:
   only times for positions.
 - An intent has one class for each event; no multi-label categories. Missing labels have no loss.
 - No weights by duration: a log of clicks has none.
-- What the log tells of an event is blanked in a tenth of the training sessions, so that a model that is asked without
-  it (a list of item ids alone) has learnt what to do.
+- What the log tells of an event is blanked in a tenth of the training sessions (training/models/context.py).
 
 Shapes: T events · M intents · C classes of an intent · D dimension · F features.
 """
@@ -39,16 +38,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from features.intents import MICROSECONDS_A_DAY, MISSING, Definitions, clock
+from features.intents import MISSING, Definitions
 from features.sequences import Integers
 from training.batch import Batch
+from training.models.context import ALWAYS, Context
 from training.models.item_table import SharedItems, with_one
 from training.models.transformer import Encoder, group_sessions, place_in
 from training.recipes import SequenceRecipe
 
 Variant = Literal["next_item", "multitask", "hierarchical", "short_term"]
-PROPERTY_SIZE = 16
-BLANKED = 0.1
 
 
 class Reading(NamedTuple):
@@ -63,11 +61,6 @@ class Reading(NamedTuple):
 
 class IntentRec(SharedItems):
     """An encoder for intents under an encoder for items."""
-
-    category: Tensor
-    price_band: Tensor
-    first_seen: Tensor
-    age_edges: Tensor
 
     def __init__(
         self,
@@ -84,11 +77,8 @@ class IntentRec(SharedItems):
         super().__init__(num_codes, hidden_size, dropout)
         self.definitions = definitions or Definitions()
         self.variant, self.intent_weight, self.window = variant, intent_weight, window // timedelta(microseconds=1)
-        self.told = nn.ModuleDict(
-            {name: nn.Embedding(len(names) + 1, PROPERTY_SIZE) for name, names in self.definitions.classes.items()}
-        )
-        self.hours, self.weekdays = nn.Embedding(24, PROPERTY_SIZE), nn.Embedding(7, PROPERTY_SIZE)
-        num_features = hidden_size + PROPERTY_SIZE * (len(self.told) + 2) + 3
+        self.told = Context(num_codes, self.definitions, (*self.definitions.classes, *ALWAYS))
+        num_features = hidden_size + self.told.width
 
         def encoder(num_further: int) -> Encoder:
             return Encoder(num_features + num_further, hidden_size, num_layers, num_heads, dropout)
@@ -106,13 +96,9 @@ class IntentRec(SharedItems):
         )
         self.attention = nn.Linear(hidden_size, 1) if is_hierarchical else None
         self.wanted = nn.Linear(hidden_size, hidden_size)
-        for name in ("category", "price_band", "first_seen"):
-            self.register_buffer(name, torch.full((num_codes,), MISSING))
-        self.register_buffer("age_edges", torch.tensor(self.definitions.age_edges, dtype=torch.float64))
         self.reading: tuple[Batch, Reading] | None = None
         self.draw_items()
-        for table in (*self.told.values(), self.hours, self.weekdays):
-            nn.init.normal_(table.weight, std=PROPERTY_SIZE**-0.5)
+        self.told.draw()
 
     @classmethod
     def of_recipe(cls, recipe: SequenceRecipe, num_codes: int, definitions: Definitions | None = None) -> Self:
@@ -131,8 +117,7 @@ class IntentRec(SharedItems):
 
     def describe_items(self, described: Mapping[str, Integers]) -> None:
         """Keep what the catalogue tells of items."""
-        for name, column_I in described.items():
-            getattr(self, name).copy_(torch.from_numpy(column_I))
+        self.told.describe_items(described)
 
     def states(self, batch: Batch) -> Tensor:
         """(T, D + 1) what is wanted after each event; the last column is 1 and meets the items' bias."""
@@ -145,7 +130,7 @@ class IntentRec(SharedItems):
         """The loss of each intent, weighted: cross-entropy, a mean over the targets that have a label."""
         kept, self.reading = self.reading, None
         reading = kept[1] if kept is not None and kept[0] is batch else self.read(batch)
-        properties = self.properties(batch)
+        properties = self.told.properties(batch)
         terms = {}
         for name, logits_TC in reading.logits.items():
             labels_R = properties[name].roll(-1)[batch.target_mask] - 1
@@ -165,7 +150,8 @@ class IntentRec(SharedItems):
         """States and intents of a batch."""
         offsets = batch.unit_offsets
         place_T = place_in(offsets)
-        whole, features_TF, logits, weights_TM = group_sessions(offsets), self.features(batch, place_T), {}, None
+        whole, logits, weights_TM = group_sessions(offsets), {}, None
+        features_TF = torch.cat([self.inputs(batch), self.told(batch)], dim=1)
         if self.short_term is not None:
             recent = group_sessions(offsets, batch.occurred_at, self.window)
             features_TF = torch.cat([features_TF, self.short_term(features_TF, place_T, recent)], dim=1)
@@ -179,53 +165,3 @@ class IntentRec(SharedItems):
         if self.of_intents is None:
             logits = {name: head(item_TD) for name, head in self.heads.items()}
         return Reading(with_one(self.wanted(item_TD)), logits, weights_TM)
-
-    def features(self, batch: Batch, place_T: Tensor) -> Tensor:
-        """(T, F) what is told of each event."""
-        told = [self.inputs(batch)]
-        for name, codes_T in self.properties(batch).items():
-            codes_T = self.blanked(codes_T, batch) if name in self.definitions.columns else codes_T
-            told.append(self.told[name](codes_T))
-        hours, weekdays = clock(batch.occurred_at.cpu().numpy(), self.definitions.time_zone)
-        device = batch.item_codes.device
-        told += [self.hours(torch.from_numpy(hours).to(device)), self.weekdays(torch.from_numpy(weekdays).to(device))]
-        is_first_T = place_T == 0
-        gap_T = (batch.occurred_at - batch.occurred_at.roll(1)).clamp(min=0).masked_fill(is_first_T, 0)
-        days_T, is_known_T = self.age(batch)
-        numbers_TN = [(gap_T / 1e6).log1p() / 10, (days_T.clamp(min=0) * 24).log1p() / 10 * is_known_T, is_known_T]
-        return torch.cat([*told, torch.stack(numbers_TN, dim=1).float()], dim=1)
-
-    def age(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(T) days since an event's item was first seen, and (T) whether that is known."""
-        first_T = self.first_seen[batch.item_codes]
-        return (batch.occurred_at - first_T).double() / MICROSECONDS_A_DAY, first_T != MISSING
-
-    def blanked(self, codes_T: Tensor, batch: Batch) -> Tensor:
-        """Codes, in training missing for a share of the sessions."""
-        if not self.training:
-            return codes_T
-        is_blank_S = torch.rand(len(batch.lengths), device=codes_T.device) < BLANKED
-        return codes_T.masked_fill(is_blank_S.repeat_interleave(batch.lengths), MISSING)
-
-    def properties(self, batch: Batch) -> dict[str, Tensor]:
-        """(T) the codes of each property; 0 where it is missing."""
-        days_T, is_known_T = self.age(batch)
-        found = {
-            "category": self.category[batch.item_codes],
-            "price_band": self.price_band[batch.item_codes],
-            "item_age": (torch.bucketize(days_T, self.age_edges, right=True) + 1).masked_fill(~is_known_T, MISSING),
-            "new_or_repeat": 1 + is_repeat(batch).long(),
-        }
-        nothing_T = torch.full_like(batch.item_codes, MISSING)
-        told = {name: batch.event_columns.get(name, nothing_T) for name in self.definitions.columns}
-        return {name: (found | told)[name] for name in self.definitions.classes}
-
-
-def is_repeat(batch: Batch) -> Tensor:
-    """(T) whether the session had an event's item before."""
-    session_T = torch.arange(len(batch.lengths), device=batch.offsets.device).repeat_interleave(batch.lengths)
-    key_T = session_T * (batch.item_codes.max() + 1 if len(batch.item_codes) else 1) + batch.item_codes
-    order_T = key_T.argsort(stable=True)
-    found = torch.zeros_like(key_T, dtype=torch.bool)
-    found[order_T[1:]] = key_T[order_T].diff() == 0
-    return found

@@ -1,18 +1,23 @@
 """What our models share: one table of items that is input and output, and mostly a bias for each item.
 
-    x_t = dropout(E[item_t])        score(i) = state_t . E[i] + b_i
+    x_t = dropout(E[item_t] + W c_t)        score(i) = state_t . E[i] + b_i
 
-That input and output share one table is the "constrained embedding" of GRU4Rec's authors.
+That input and output share one table is the "constrained embedding" of GRU4Rec's authors. c_t is what else is told of
+an event (training/models/context.py), where the recipe wants any; W begins at 0, so that a model begins as without it.
 
 Shapes: T events · R states · C some items · D dimension · I item codes.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from features.sequences import Integers
 from features.vocabulary import PADDING
 from training.batch import Batch
 from training.models.base import SessionModel
+from training.models.context import Context
 
 
 class ItemTable(SessionModel):
@@ -22,6 +27,24 @@ class ItemTable(SessionModel):
         super().__init__()
         self.items = nn.Embedding(num_codes, hidden_size, padding_idx=PADDING)
         self.dropout = nn.Dropout(dropout)
+        self.context: Context | None = None
+        self.of_context: nn.Linear | None = None
+
+    def read_context(self, context: Context) -> None:
+        """Read this beside items, too."""
+        self.context, self.of_context = context, nn.Linear(context.width, self.items.embedding_dim, bias=False)
+        self.context.draw()
+        nn.init.zeros_(self.of_context.weight)
+
+    def describe_items(self, described: Mapping[str, Integers]) -> None:
+        """For the context."""
+        if self.context is not None:
+            self.context.describe_items(described)
+
+    def items_only(self) -> None:
+        """Raise NotImplementedError where more is read than items: a state that goes on by an item would miss it."""
+        if self.context is not None:
+            raise NotImplementedError(f"{type(self).__name__} reads context, and keeps no state to advance")
 
     def draw_items(self) -> None:
         """Draw the table anew, padding 0; a model calls it behind its own layers."""
@@ -31,7 +54,10 @@ class ItemTable(SessionModel):
 
     def inputs(self, batch: Batch) -> Tensor:
         """(T, D) what is read of each event."""
-        found: Tensor = self.dropout(self.items(batch.item_codes))
+        inputs_TD = self.items(batch.item_codes)
+        if self.context is not None and self.of_context is not None:
+            inputs_TD = inputs_TD + self.of_context(self.context(batch))
+        found: Tensor = self.dropout(inputs_TD)
         return found
 
 

@@ -33,6 +33,7 @@ class Recurrent(SharedItems):
 
     def new_carry(self, num_sessions: int) -> Tensor:
         """(B, D), of an LSTM (B, 2 D), zeros: what a session without an event carries on."""
+        self.items_only()
         width = self.layer.hidden_size * (2 if isinstance(self.layer, nn.LSTM) else 1)
         return self.items.weight.new_zeros(num_sessions, width)
 
@@ -40,6 +41,7 @@ class Recurrent(SharedItems):
         self, item_codes_B: Tensor, carry_BC: Tensor | None = None, is_new_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """(B, D + 1) the states after one more event of each session, and what the next step carries on."""
+        self.items_only()
         carry_BC = self.new_carry(len(item_codes_B)) if carry_BC is None else carry_BC
         if is_new_B is not None:
             carry_BC = carry_BC.masked_fill(is_new_B[:, None], 0)

@@ -69,7 +69,7 @@ def sequences():
 def test_a_property_is_that_of_its_own_event(sequences):
     model = make_model()
     sequences = replace(sequences, item_codes=np.array([1, 2, 1, 12, 3, 2, *sequences.item_codes[6:]]))
-    found = model.properties(gather(sequences, np.array([0])))
+    found = model.told.properties(gather(sequences, np.array([0])))
     assert found["category"].tolist() == [1, 2, 1, 3, 3, 2]
     assert found["new_or_repeat"].tolist() == [1, 1, 2, 1, 1, 2]
     assert found["item_age"].tolist() == [1, 2, 1, 3, 2, 2]
@@ -189,7 +189,7 @@ def test_a_saved_bundle_keeps_definitions_and_what_is_known_of_items(sequences, 
     save_bundle(Bundle(model.eval(), vocabulary, "r", recipe_of(), date(2026, 3, 1), AS_OF), tmp_path / "bundle")
     loaded = load_bundle(tmp_path / "bundle")
     assert loaded.vocabulary.definitions == DEFINITIONS
-    assert loaded.recommender.category.tolist() == [0, *[1, 2, 0] * 4], "boats are no class of these definitions"
+    assert loaded.recommender.told.category.tolist() == [0, *[1, 2, 0] * 4], "boats are no class of these definitions"
     batch = gather(sequences, np.arange(5))
     assert torch.equal(loaded.recommender.states(batch), model.states(batch))
 
@@ -204,7 +204,7 @@ def test_growing_describes_new_items_and_keeps_known_ones(sessions_of):
     model = make_model()
     grown = grow(Bundle(model, old, "r", recipe_of(), date(2026, 3, 1), AS_OF), new, recipe_of())
     assert torch.equal(grown.items.weight[:NUM_CODES], model.items.weight)
-    assert grown.category.tolist() == [0, *[2] * NUM_CODES]
+    assert grown.told.category.tolist() == [0, *[2] * NUM_CODES]
 
 
 def test_intents_that_can_be_known_are_learnt(tmp_path):
