@@ -119,8 +119,9 @@ def show_where_next(home: Path, seconds: float) -> None:
     """Lines to paste."""
     say(f"Done in {seconds / 60:.1f} minutes. Where to look next")
     print(f"""\
-  make ui                                                       MLflow and Airflow in the browser
+  make ui                                                       MLflow, Airflow and the shop's page in the browser
   export NIGHTJAR_HOME={home}
+  .venv/bin/nightjar serve --site conf/demo.yaml                      a session to try: http://127.0.0.1:8600
   .venv/bin/nightjar read --site conf/demo.yaml --user u00042         a user's list
   .venv/bin/nightjar recommend --site conf/demo.yaml --item sku-00123   a session that the shop never saw
   {home / "data_docs" / "demo" / "index.html"}   what validation saw

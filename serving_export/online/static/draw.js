@@ -52,7 +52,7 @@ export function tellBefore(reasons, past) {
   const names = new Map(past.map((item) => [item.item_id, nameOf(item)]));
   const most = reasons.toSorted((one, other) => Math.abs(other.influence) - Math.abs(one.influence));
   const told = most.slice(0, EARLIER_SHOWN).map(({ item_id, influence }) => `${names.get(item_id) ?? item_id} ${signed(influence)}`);
-  return told.length ? `; from before: ${told.join(", ")}` : "";
+  return told.length ? `Before this session: ${told.join(" · ")}` : "";
 }
 
 // The list, each row moving from where it was; the place that had the focus keeps it.
@@ -86,9 +86,10 @@ function moved(was, place, numBefore) {
   return text("moved", was > place ? `▲ ${was - place}` : `▼ ${place - was}`);
 }
 
+// What speaks for an item; one that is listed in spite of all that was done says so.
 function reason(item) {
-  const words = item.because?.text ?? (item.because && `because of ${item.because.item_id}`);
-  return words ? text("reason", words) : null;
+  if (item.because) return text("reason", item.because.text);
+  return item.reasons?.length ? text("reason", "nothing that was done speaks for it") : null;
 }
 
 // One small bar an event of the session, up for a reason and down for a reason against.

@@ -4,6 +4,7 @@ The pictures of the docs come from here: PICTURES=docs/images pytest -m services
 """
 
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 import nightjar
@@ -31,14 +33,15 @@ SECONDS_TO_START = 120
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory, raw_shop, write_site, empty_mlflow, load):
-    """A night of a shop with two channels: intents are served, a GRU stands beside; one title is a script."""
+    """A night of a shop with two channels. What serves predicts intents; beside it stand a GRU, and HRNN, which reads
+    what users did before. One title is a script."""
     home = tmp_path_factory.mktemp("page")
     shutil.copytree(raw_shop.home / "raw", home / "raw")
     shutil.copy(empty_mlflow, home / "mlflow.db")
     items = home / "raw" / "items.csv"
     items.write_text(re.sub(r"(?m)^(sku-00000),[^,]*", rf"\1,{EVIL}", items.read_text()))
     channels = {"home": {}, "mail": {"top_n": 5, "max_per_category": 1}}
-    recipes = {"intentrec": SMALL, "gru": SMALL}
+    recipes = {"intentrec": SMALL, "gru": SMALL, "hrnn": SMALL}
     shop = write_site(home, training={"recipes": recipes}, export={"top_n": 20, "channels": channels})
     load(shop, shop.days[:4])
     night = shop.days[3]
@@ -46,7 +49,8 @@ def shop(tmp_path_factory, raw_shop, write_site, empty_mlflow, load):
     nightjar.train(shop.site, shop.store, night, "intentrec", 1)
     for step in ("promote", "refit", "export"):
         nightjar.STEPS[step](shop.site, shop.store, night)
-    nightjar.train(shop.site, shop.store, night, "gru", 1)
+    for recipe in ("gru", "hrnn"):
+        nightjar.train(shop.site, shop.store, night, recipe, 1)
     return shop
 
 
@@ -126,9 +130,10 @@ def picture(tmp_path):
     """Keep a picture of a page, for the docs where PICTURES says so."""
     folder = Path(os.environ.get("PICTURES") or tmp_path)
 
-    def take(page, name):
-        page.mouse.move(0, 0)
-        page.screenshot(path=folder / f"{name}.png", full_page=True)
+    def take(page, name, *, full=True):
+        picture = Image.open(io.BytesIO(page.screenshot(full_page=full)))
+        small = picture.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        small.save(folder / f"{name}.png", optimize=True)
 
     return take
 
@@ -253,6 +258,20 @@ def test_two_models_stand_side_by_side(open_page, picture):
     assert titles(page) == titles(page, 1) == other
 
 
+def test_what_a_user_did_before_is_told_beside_the_session(open_page):
+    user = "#user=u00004&item=sku-00001"
+    page = open_page(user)
+    page.locator(".list li").nth(1).hover()
+    assert page.locator("#before").inner_text() == ""
+    page = open_page(f"{user}&model-0=4")
+    expect(page.locator("#history li").first).to_be_visible()
+    page.locator(".list li").nth(1).hover()
+    told = page.locator("#before").inner_text()
+    told = told.removeprefix("Before this session: ").split(" · ")
+    known = page.locator("#history button").all_inner_texts()
+    assert {re.sub(r" [+-]?\d+\.\d\d$", "", part) for part in told} <= set(known)
+
+
 def test_each_channel_has_its_own_list(open_page):
     page = open_page("#item=sku-00001")
     for channel, length in (("mail", 5), ("home", 12)):
@@ -344,8 +363,9 @@ def test_a_reload_shows_the_same(open_page):
     assert (titles(page), titles(page, 1), events(page), page.locator("#user").input_value()) == shown
 
 
-@pytest.mark.parametrize("state", ["", "#user=u00004&item=sku-00001&item=sku-00004&model-1=3"], ids=["empty", "full"])
-def test_on_a_phone_nothing_is_cut_off(state, open_page, picture):
+@pytest.mark.parametrize("models", ["", "&model-1=3"], ids=["one", "two"])
+def test_on_a_phone_nothing_is_cut_off(models, open_page, picture):
+    state = f"#user=u00004&item=sku-00001&item=sku-00004{models}"
     page = open_page(state, size=PHONE, color_scheme="dark", has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     wide = page.locator("main *").evaluate_all(
@@ -353,8 +373,8 @@ def test_on_a_phone_nothing_is_cut_off(state, open_page, picture):
         ".map((each) => each.outerHTML)"
     )
     assert wide == []
-    if state:
-        picture(page, "online-phone")
+    page.set_viewport_size({"width": 360, "height": 1000})
+    picture(page, "online-phone-two-models" if models else "online-phone", full=False)
 
 
 def test_colours_follow_the_system_until_somebody_chooses(open_page):
