@@ -67,6 +67,11 @@ class Loaded:
         return dict(self.assortment.codes.iter_rows())
 
     @cached_property
+    def item_ids(self) -> list[str]:
+        """The id of each item, by code; of 0, which is no item, None."""
+        return self.assortment.item_ids.to_list()
+
+    @cached_property
     def titles(self) -> list[str | None]:
         """What each item is called, by code."""
         return self.assortment.items["title"].to_list()

@@ -70,6 +70,8 @@ class Popular:
     def fill(self, lists: Lists, segment_U: pl.Series) -> None:
         """Fill the places that are left: from the user's segment, and behind that from everyone's."""
         short = lists.short()
+        if not len(short):
+            return
         segments = segment_U.gather(short)
         is_own = segments.is_in([name for name in self.segments if name != EVERYONE]).fill_null(value=False).to_numpy()
         for name in segments.filter(pl.Series(is_own)).unique().sort():

@@ -12,7 +12,7 @@ does. What a channel leaves out as seen is taken from both.
 Shapes: R requests at a time · N places of a list · E events that are read · K of them known.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -41,6 +41,8 @@ from training.units import reads_users
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Answer = dict[str, Any]
+VectorsOf = Callable[[Sequences], Vectors | None]
+"""(R, D) of units that a model is to read; not a number for one without an event. None: let the model read them."""
 
 
 class Heard(NamedTuple):
@@ -60,23 +62,22 @@ class Heard(NamedTuple):
     """Events that say they happened before the one before them."""
 
 
-def recommend(loaded: Loaded, requests: Sequence[Request], vectors_RD: Vectors | None = None) -> list[Answer]:
+def recommend(loaded: Loaded, requests: Sequence[Request], vectors_of: VectorsOf | None = None) -> list[Answer]:
     """An answer for each request, in their order.
 
-    `vectors_RD`: what the model wants next of each, where a state was carried from event to event; not a number where
-    nothing is known. Without it sessions are read. Raises ConfigurationError for a channel that the site does not have.
+    `vectors_of` says what the model wants next of each, where a state was carried from event to event. Without it
+    sessions are read. Raises ConfigurationError for a channel that the site does not have.
     """
     answers: list[Answer] = [{} for _ in requests]
     for channel in dict.fromkeys(request.channel for request in requests):
         places = [n for n, request in enumerate(requests) if request.channel == channel]
         some = [requests[n] for n in places]
-        vectors = None if vectors_RD is None else vectors_RD[places]
-        for n, answer in zip(places, answer_alike(loaded, some, vectors), strict=True):
+        for n, answer in zip(places, answer_alike(loaded, some, vectors_of), strict=True):
             answers[n] = answer
     return answers
 
 
-def answer_alike(loaded: Loaded, requests: Sequence[Request], vectors_RD: Vectors | None) -> Iterator[Answer]:
+def answer_alike(loaded: Loaded, requests: Sequence[Request], vectors_of: VectorsOf | None) -> Iterator[Answer]:
     """The answers to requests of one channel."""
     plan = loaded.plan(requests[0].channel, max(request.top for request in requests))
     heard = [hear(loaded, request) for request in requests]
@@ -87,6 +88,7 @@ def answer_alike(loaded: Loaded, requests: Sequence[Request], vectors_RD: Vector
         {plan.seen: seen_items(loaded, plan.seen, requests)},
         pl.Series([segment_of(loaded, each) for each in heard], dtype=pl.String),
     )
+    vectors_RD = None if sequences is None or vectors_of is None else vectors_of(sequences)
     (lists,) = replace(loaded.maker, channels=[plan]).fill_lists(told, vectors_RD)
     influence: dict[int, Floats] = {}
     intents: dict[int, Answer] = {}
@@ -230,11 +232,11 @@ def list_items(
 ) -> list[Answer]:
     """The items of a list, best first."""
     length = min(int(lists.lengths_U[row]), request.top)
-    codes = lists.codes_UN[row, :length].astype(np.int64)
-    ids, scores = loaded.assortment.item_ids.gather(codes), lists.scores_UN[row, :length].tolist()
+    codes = lists.codes_UN[row, :length].tolist()
+    scores, sources = lists.scores_UN[row, :length].tolist(), lists.sources_UN[row, :length].tolist()
     items: list[Answer] = [
-        {"rank": rank, "item_id": item_id, "score": score, "source": SOURCES[source]}
-        for rank, item_id, score, source in zip(count(1), ids, scores, lists.sources_UN[row, :length], strict=False)
+        {"rank": rank, "item_id": loaded.item_ids[code], "score": score, "source": SOURCES[source]}
+        for rank, code, score, source in zip(count(1), codes, scores, sources, strict=False)
     ]
     if not request.explain:
         return items

@@ -1,6 +1,7 @@
 """Answers to batches of requests: states first, then the lists, by the export's own code."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from features.sequences import Sequences
@@ -8,7 +9,7 @@ from serving_export.loaded import Loaded
 from serving_export.online.metrics import Metrics
 from serving_export.online.states import SessionStates, keeps_state
 from serving_export.online.versions import Edition
-from serving_export.recommend import hear, read, recommend
+from serving_export.recommend import recommend
 from serving_export.request import Request
 from serving_export.scoring import Vectors
 
@@ -49,8 +50,7 @@ class Answers:
     def answer_together(self, edition: Edition, requests: list[Request]) -> list[Told]:
         """The answers of one edition."""
         loaded = edition.loaded
-        sequences = read(loaded, [hear(loaded, request) for request in requests])
-        answers = recommend(loaded, requests, self.vectors(loaded, sequences))
+        answers = recommend(loaded, requests, partial(self.vectors, loaded))
         for answer in answers:
             answer["items"] = edition.catalogue.describe(answer["items"])
             answer["release"] = edition.release
@@ -60,9 +60,9 @@ class Answers:
             self.metrics.unknown_items.inc(answer["num_unknown"])
         return answers
 
-    def vectors(self, loaded: Loaded, sequences: Sequences | None) -> Vectors | None:
+    def vectors(self, loaded: Loaded, sequences: Sequences) -> Vectors | None:
         """What the model wants next of each request, from states; None for a model without any."""
-        if loaded.bundle is None or sequences is None or loaded.version is None or loaded.maker.vectors_ID is None:
+        if loaded.bundle is None or loaded.version is None or loaded.maker.vectors_ID is None:
             return None
         if not keeps_state(loaded.bundle.recommender):
             return None

@@ -206,6 +206,7 @@ class Readiness(BaseModel):
     release: int | None
     data_through: str | None
     channels: list[str]
+    refused: str | None = Field(description="Why what is newer does not serve; null where nothing is.")
 
 
 class Fault(BaseModel):

@@ -6,7 +6,6 @@ finds what its vectors say. Then one reference is switched; requests that are be
 that does not pass changes nothing, and is told in the log, in /ready and in /metrics.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Event as Flag
@@ -75,7 +74,7 @@ class Versions:
         self.stopped = Flag()
         self.fault: str | None = None
         """Why the newest version does not serve; None where it does."""
-        self.switched: list[Callable[[Edition], None]] = []
+        self.tracking = Tracking(site)
         self.serving = self.load_checked(None)
         self.tell(self.serving)
 
@@ -138,13 +137,15 @@ class Versions:
         if edition.mark == self.serving.mark:
             return False
         self.serving, self.fault = edition, None
+        with self.loading:
+            self.beside.clear()  # they stand beside another release now
         self.tell(edition)
         self.metrics.reloads.labels("switched").inc()
         return True
 
     def wanted(self) -> tuple[int | None, int | None]:
         """The version and the release that should serve by now."""
-        version = Tracking(self.site).by_alias("serving")
+        version = self.tracking.by_alias("serving")
         return None if version is None else number(version), self.store.version(RECOMMENDATIONS)
 
     def list(self, most: int) -> list[dict[str, Any]]:
@@ -152,7 +153,7 @@ class Versions:
         serving = self.serving.loaded.version
         fitting = [
             version
-            for version in Tracking(self.site).versions()
+            for version in self.tracking.versions()
             if version.tags.get("purpose", "nightly") == "nightly" or number(version) == serving
         ]
         return [

@@ -12,8 +12,7 @@ from pipeline.tables import events_table
 from serving_export import export as exporting
 from serving_export.export import Served, export
 from serving_export.loaded import assemble
-from serving_export.recommend import ago, read, recommend, times_of, with_history
-from serving_export.recommend import hear as hear_request
+from serving_export.recommend import ago, recommend, times_of, with_history
 from serving_export.request import Event, Request, read_request
 from serving_export.scoring import session_vectors
 from serving_export.tables import RECOMMENDATIONS
@@ -127,10 +126,15 @@ def test_many_requests_are_answered_as_one_by_one(loaded_of, known):
 def test_a_vector_that_was_carried_stands_for_the_session(loaded_of, known):
     loaded = loaded_of("gru")
     requests = [Request([Event(item) for item in items], top=5) for items in (known[:3], ["?"], known[4:])]
-    sequences = read(loaded, [hear_request(loaded, request) for request in requests])
-    vectors = session_vectors(loaded.bundle, sequences, loaded.maker.vectors_ID.shape[1])
-    assert np.isnan(vectors[1]).all()
-    assert recommend(loaded, requests, vectors) == recommend(loaded, requests)
+
+    def carried(sequences):
+        vectors = session_vectors(loaded.bundle, sequences, loaded.maker.vectors_ID.shape[1])
+        assert np.isnan(vectors[1]).all()
+        return vectors[:, ::-1]
+
+    there_and_back = recommend(loaded, requests, lambda sequences: carried(sequences)[:, ::-1])
+    assert there_and_back == recommend(loaded, requests)
+    assert recommend(loaded, requests, carried) != there_and_back
 
 
 def test_a_model_of_users_reads_the_history_and_one_of_sessions_does_not(loaded_of, known):
@@ -180,6 +184,11 @@ def test_a_model_of_intents_says_what_it_expects(loaded_of, known):
     assert sum(answer["intent_weights"].values()) == pytest.approx(1)
 
 
+def about(items):
+    """The same items: a score may differ by its rounding, for it comes out of a product with other rows."""
+    return [item | {"score": pytest.approx(item["score"], abs=1e-5)} for item in items]
+
+
 def test_event_types_and_times_reach_a_model_that_reads_them(loaded_of, known):
     loaded = loaded_of("intentrec")
     bought, viewed, unknown, other, later = (
@@ -195,7 +204,7 @@ def test_event_types_and_times_reach_a_model_that_reads_them(loaded_of, known):
     answers = [answer["items"] for answer in recommend(loaded, [bought, viewed, unknown, other, later])]
     assert answers[0] != answers[1] != answers[2]
     assert answers[1] != answers[4]
-    assert answers[2] == answers[3], "a class that training never saw is a missing one"
+    assert answers[3] == about(answers[2]), "a class that training never saw is a missing one"
 
 
 def test_the_newest_events_are_read_and_the_others_counted(loaded_of, known):

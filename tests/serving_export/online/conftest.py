@@ -1,9 +1,13 @@
 import shutil
+import time
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
 
 import nightjar
+
+EXPORT = {"top_n": 10, "channels": {"home": None, "mail": {"top_n": 5, "max_per_category": 2, "complements": 2}}}
 
 
 @pytest.fixture(scope="session")
@@ -12,8 +16,7 @@ def gru_shop(tmp_path_factory, loaded_shop, write_site, empty_mlflow):
     home = tmp_path_factory.mktemp("gru") / "home"
     shutil.copytree(loaded_shop.home / "store", home / "store")
     shutil.copy(empty_mlflow, home / "mlflow.db")
-    export = {"top_n": 10, "channels": {"home": None, "mail": {"top_n": 5, "max_per_category": 2, "complements": 2}}}
-    shop = write_site(home, export=export)
+    shop = write_site(home, export=EXPORT)
     night = shop.days[-1]
     nightjar.features(shop.site, shop.store, night)
     nightjar.train(shop.site, shop.store, night, "gru", 1)
@@ -35,6 +38,35 @@ def endpoint(gru_shop):
     versions = Versions(gru_shop.site, gru_shop.store, "", metrics)
     with TestClient(create_app(versions, metrics, look_every=3600)) as client:
         yield SimpleNamespace(client=client, versions=versions, metrics=metrics, site=gru_shop.site, shop=gru_shop)
+
+
+@pytest.fixture
+def live(tmp_path, gru_shop, write_site):
+    """The same over a real connection, of a copy of the shop whose alias and release a test may change."""
+    import uvicorn
+
+    from serving_export.online.app import create_app
+    from serving_export.online.metrics import Metrics
+    from serving_export.online.server import settings
+    from serving_export.online.versions import Versions
+
+    home = tmp_path / "home"
+    shutil.copytree(gru_shop.home / "store", home / "store")
+    shutil.copy(gru_shop.home / "mlflow.db", home / "mlflow.db")
+    shop = write_site(home, export=EXPORT)
+    metrics = Metrics()
+    versions = Versions(shop.site, shop.store, "", metrics)
+    app = create_app(versions, metrics, look_every=3600)
+    server = uvicorn.Server(uvicorn.Config(app, **settings("127.0.0.1", 0)))
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield SimpleNamespace(port=port, url=f"http://127.0.0.1:{port}", versions=versions, metrics=metrics, shop=shop)
+    server.should_exit = True
+    thread.join(20)
 
 
 @pytest.fixture

@@ -1,0 +1,200 @@
+"""Latency, rate, start and memory of `nightjar serve`, asked as a shop asks: sessions that grow event by event.
+
+    python benchmarks/serve.py HOME [--items 100000] [--dims 128] [--rate 200 --rate 1000] [--seconds 30]
+
+Makes a store in HOME, unless one is there (benchmarks/export.py: users, lists of 20, a GRU), starts the server in a
+process of its own, and asks it from another one, over 64 connections that stay open. Requests are sent at their time,
+whether earlier ones were answered or not, and a latency counts from the time at which its request was due; so a server
+that falls behind cannot hide it. Reasons are not asked for.
+
+Prints a line of JSON for each rate and a table at the end.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvloop
+
+CONNECTIONS = 64
+SESSIONS = 500
+LONGEST = 10
+WARM_UP = 5.0
+TOP = 20
+ITEMS_A_TOPIC = 100
+
+
+def main() -> None:
+    """Make the store, start the server, ask it, print."""
+    told = arguments()
+    if told.ask:
+        uvloop.run(ask(told))
+        return
+    make_store(told)
+    port = free_port()
+    started = time.monotonic()
+    log = (told.home / "serve.log").open("w")
+    command = [
+        Path(sys.executable).with_name("nightjar"),
+        "serve",
+        "--site",
+        told.home / "site.yaml",
+        "--port",
+        str(port),
+    ]
+    server = subprocess.Popen(command, stderr=log, env=os.environ | {"NIGHTJAR_HOME": str(told.home)})
+    try:
+        wait_until_ready(server, port)
+        ready = round(time.monotonic() - started, 1)
+        results = [run_rate(told, server, port, rate) for rate in told.rate or [200, 1000]]
+    finally:
+        server.terminate()
+        server.wait(20)
+    print(table(results, ready))
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(description="Measure the online endpoint.")
+    parser.add_argument("home", type=Path)
+    parser.add_argument("--users", type=int, default=20_000)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--dims", type=int, default=128)
+    parser.add_argument("--rate", type=int, action="append", help="requests a second; repeat it; default: 200 and 1000")
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--ask", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def make_store(told: argparse.Namespace) -> None:
+    """A week of events, a GRU, an export, and the alias that is served."""
+    import nightjar
+    from training.tracking import Tracking, number
+
+    if not (told.home / "mlflow.db").exists():
+        maker = Path(__file__).with_name("export.py")
+        sizes = {"users": told.users, "items": told.items, "dims": told.dims, "top": TOP, "buckets": 4}
+        options = [text for name, size in sizes.items() for text in (f"--{name}", str(size))]
+        subprocess.run([sys.executable, maker, told.home, *options, "--only", "export"], check=True, stdout=sys.stderr)
+    tracking = Tracking(nightjar.load_site(told.home / "site.yaml", nightjar.Site, told.home))
+    tracking.set_alias("serving", number(tracking.versions()[0]))
+
+
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
+    """Until /ready says so."""
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready"):
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise SystemExit("the server ended; see serve.log")
+
+
+def run_rate(told: argparse.Namespace, server: subprocess.Popen[bytes], port: int, rate: int) -> dict[str, Any]:
+    """One rate, from a process of its own: what it says, and what the server used meanwhile."""
+    before = cpu_seconds(server.pid)
+    command = [sys.executable, __file__, str(told.home), "--ask", str(port), "--rate", str(rate)]
+    sizes = ["--items", str(told.items), "--seconds", str(told.seconds)]
+    done = subprocess.run([*command, *sizes], check=True, stdout=subprocess.PIPE, text=True)
+    cores = (cpu_seconds(server.pid) - before) / (told.seconds + WARM_UP)
+    result = {"rate": rate} | json.loads(done.stdout) | {"cores": round(cores, 2), "gb": memory(server.pid)}
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int) -> float:
+    """The most that a process held so far, GB."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return round(int(lines["VmHWM"].split()[0]) * 1024 / 1e9, 2)
+
+
+async def ask(told: argparse.Namespace) -> None:
+    """Send requests at their times; print latencies."""
+    (rate,) = told.rate
+    rng = np.random.default_rng(3)
+    sessions = draw_sessions(rng, told.items)
+    idle: asyncio.Queue[Any] = asyncio.Queue()
+    for _ in range(CONNECTIONS):
+        idle.put_nowait(await asyncio.open_connection("127.0.0.1", told.ask))
+    took: list[float] = []
+    failed: list[str] = []
+
+    async def send(due: float, body: bytes) -> None:
+        reader, writer = await idle.get()
+        writer.write(body)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        answer = await reader.readexactly(length)
+        if due >= counted:
+            took.append(loop.time() - due)
+            if not head.startswith(b"HTTP/1.1 200") or b'"source":"model"' not in answer:
+                failed.append(head.partition(b"\r\n")[0].decode())
+        idle.put_nowait((reader, writer))
+
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    counted = start + WARM_UP
+    number = int(rate * (told.seconds + WARM_UP))
+    due_at = start + np.cumsum(rng.exponential(1 / rate, number))  # as independent visitors come
+    tasks = []
+    for n, due in enumerate(due_at):
+        wait = due - loop.time()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        tasks.append(loop.create_task(send(due, sessions[n % len(sessions)])))
+    await asyncio.wait_for(asyncio.gather(*tasks), 60)
+    seconds = loop.time() - counted
+    p50, p90, p99 = np.percentile(np.array(took) * 1000, [50, 90, 99]).round(1).tolist()
+    told_rate = {"answered": round(len(took) / seconds), "failed": len(failed)}
+    print(json.dumps(told_rate | {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "max_ms": round(max(took) * 1000, 1)}))
+
+
+def draw_sessions(rng: np.random.Generator, num_items: int) -> list[bytes]:
+    """Requests: the sessions grow by an event each, side by side."""
+    topics = rng.integers(0, num_items // ITEMS_A_TOPIC, SESSIONS)
+    places = (np.exp(rng.random((SESSIONS, LONGEST)) * np.log(ITEMS_A_TOPIC)) - 1).astype(np.int64)
+    items = topics[:, None] * ITEMS_A_TOPIC + places
+    return [request(items[session, :length]) for length in range(1, LONGEST + 1) for session in range(SESSIONS)]
+
+
+def request(items: np.ndarray) -> bytes:
+    """As it goes over the wire."""
+    body = json.dumps({"items": [{"item_id": f"item-{item}"} for item in items], "n": TOP}).encode()
+    head = "POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: "
+    return f"{head}{len(body)}\r\n\r\n".encode() + body
+
+
+def table(results: list[dict[str, Any]], ready: float) -> str:
+    """The results as Markdown."""
+    lines = ["| requests/s | answered/s | failed | p50 ms | p90 ms | p99 ms | server's cores | server's peak GB |"]
+    lines.append("| --: | --: | --: | --: | --: | --: | --: | --: |")
+    names = ("rate", "answered", "failed", "p50_ms", "p90_ms", "p99_ms", "cores", "gb")
+    lines += ["| " + " | ".join(str(result[name]) for name in names) + " |" for result in results]
+    return "\n".join([*lines, f"\nFrom start to ready: {ready} s. Load before: {os.getloadavg()[0]:.1f}."])
+
+
+if __name__ == "__main__":
+    main()
