@@ -10,10 +10,12 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from datetime import date
 from enum import StrEnum
 from functools import partial
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from pipeline.publish import Store
     from pipeline.tables import Table
     from serving_export.request import Request
+    from training.study import Best
 
 log = logging.getLogger("nightjar")
 MOST_ROWS, MOST_LETTERS, MOST_REASONS = 20, 100, 3
@@ -402,6 +405,102 @@ def compare(
         return
     write_text(compare.as_text(rows, the_site))
     log.info("the same with pictures: %s", page)
+
+
+@app.command()
+def tune(
+    site: SiteOption,
+    day: Annotated[
+        str, typer.Option("--date", help="The night: recipes are measured on the day before it, never on itself.")
+    ],
+    recipe: Annotated[str, typer.Option(help="A recipe's name; it need not be in the site file.")] = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="Every recipe of the site file, each with the same budget.")
+    ] = False,
+    trials: Annotated[int, typer.Option(min=1, help="Stop at so many trials, those of earlier calls counted.")] = 20,
+    budget: Annotated[
+        float, typer.Option(min=0, help="Stop after so many minutes for a recipe, those of earlier calls counted.")
+    ] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON line a recipe instead of a table.")] = False,
+) -> None:
+    """Look for the best fields of a recipe, in trials that are kept; a killed one goes on."""
+    from pipeline.publish import open_store
+    from training.study import tune_recipe
+
+    if bool(recipe) == every:
+        raise ConfigurationError("give --recipe R, or --all")
+    the_site, night = read_site(site), read_day(day)
+    store, found = open_store(the_site, must_exist=True), []
+    for name in the_site.training.recipes if every else (recipe,):
+        with lock(the_site, f"tune-{name}", night):
+            found.append(tune_recipe(the_site, store, night, name, trials=trials, minutes=budget))
+        if as_json:
+            write_json({"step": "tune", "site": the_site.name, **asdict(found[-1])})
+    if not as_json:
+        show_bests(found)
+
+
+@app.command()
+def best(
+    site: SiteOption,
+    recipe: Annotated[str, typer.Option(help="Show what its best trial changes in the site file.")] = "",
+    write: Annotated[bool, typer.Option("--write", help="With --recipe: change the site file so.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON line a recipe instead of a table.")] = False,
+) -> None:
+    """Show the best trials of each recipe that was tuned; put the best one's fields into the site file."""
+    from training.site_recipe import difference, with_recipe
+    from training.study import bests
+
+    the_site = read_site(site)
+    found = bests(the_site)
+    if not recipe:
+        for each in found if as_json else []:
+            write_json({"step": "best", "site": the_site.name, **asdict(each)})
+        if not as_json:
+            show_bests(found) if found else write_text("no recipe was tuned yet; run `nightjar tune`")
+        return
+    ours = next((each for each in found if each.recipe == recipe), None)
+    if ours is None:
+        raise ConfigurationError(f"no trial of {recipe!r} is known. Run `nightjar tune --recipe {recipe}` first")
+    old, new = site.read_text(encoding="utf-8"), with_recipe(site, the_site, recipe, ours.fields)
+    write_text(difference(old, new, site) or f"{site} says so already")
+    if write and new != old:
+        replace_site_file(site, new)
+
+
+def replace_site_file(file: Path, text: str) -> None:
+    """Write a site file whole, once it is known to be a valid one."""
+    aside = file.with_name(f".{file.name}.part")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        read_site(aside)
+        shutil.copymode(file, aside)
+        aside.replace(file)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {file}: {error.strerror}; it is as it was") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    log.info("%s is written", file)
+
+
+def show_bests(found: "list[Best]") -> None:
+    """Tuned recipes as a table."""
+    rows = [
+        {
+            "recipe": each.recipe,
+            "night": each.night,
+            "trials": each.num_trials,
+            "given up": each.num_pruned,
+            "failed": each.num_failed,
+            "minutes": f"{each.minutes:.1f}",
+            "as it was": each.as_it_was,
+            "best": each.best,
+            "fields": ", ".join(f"{name}: {value}" for name, value in each.fields.items()),
+        }
+        for each in found
+    ]
+    write_table(rows, tuple(rows[0]))
+    write_text(f"{', '.join(sorted({each.metric for each in found}))} on the day before the night")
 
 
 @app.command()

@@ -22,6 +22,8 @@ COMMANDS = [
     "run",
     "due",
     "compare",
+    "tune",
+    "best",
     "recommend",
     "serve",
     "read",
@@ -351,6 +353,41 @@ def test_recommend_as_a_table(command, popular_shop, known):
     assert told == "model version 2; 0 of 1 items are unknown"
     assert heads.split() == ["rank", "item_id", "score", "title", "category"]
     assert [row.split()[0] for row in rows] == ["1", "2"]
+
+
+def test_tune_tries_recipes_and_best_writes_the_site_file(command, copy_shop):
+    shop = copy_shop(training={"recipes": {"popularity": None, "recent_popularity": {"half_life": "1h"}}})
+    shop.file.write_text("# ours\n" + shop.file.read_text())
+    site = ["--site", shop.file]
+    code, out, _ = command(shop.home, "best", *site)
+    assert (code, out.strip()) == (0, "no recipe was tuned yet; run `nightjar tune`")
+    code, out, err = command(shop.home, "tune", *site, "--date", "2026-03-05", "--all", "--trials", "4")
+    assert code == 0, err
+    heads, *rows, told = out.splitlines()
+    assert heads.split()[:2] == ["recipe", "night"]
+    assert [row.split()[0] for row in rows] == ["popularity", "recent_popularity"]
+    assert told == "all/next_mrr_at_20 on the day before the night"
+    code, out, _ = command(shop.home, "best", *site, "--json")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [(each["recipe"], each["num_trials"]) for each in found] == [("popularity", 1), ("recent_popularity", 4)]
+    old, change = shop.file.read_text(), ["best", *site, "--recipe", "recent_popularity"]
+    code, out, _ = command(shop.home, *change)
+    assert code == 0
+    assert shop.file.read_text() == old
+    assert f"-      half_life: 1h\n+      half_life: {found[1]['fields']['half_life']}\n" in out + "\n"
+    assert command(shop.home, *change, "--write")[0] == 0
+    assert shop.file.read_text() == old.replace("half_life: 1h", f"half_life: {found[1]['fields']['half_life']}")
+    code, out, _ = command(shop.home, *change, "--write")
+    assert (code, out.strip()) == (0, f"{shop.file} says so already")
+    assert [file.name for file in shop.home.glob(".*")] == []
+    for wrong, told in (
+        (["best", *site, "--recipe", "gru"], "no trial of 'gru' is known. Run `nightjar tune --recipe gru` first"),
+        (["tune", *site, "--date", "2026-03-05"], "give --recipe R, or --all"),
+        (["tune", *site, "--date", "2026-03-05", "--recipe", "gruu"], "there is no recipe 'gruu'; did you mean 'gru'?"),
+    ):
+        code, out, err = command(shop.home, *wrong)
+        assert (code, out) == (2, "")
+        assert told in one_sentence(err)
 
 
 def test_recommend_takes_times_types_a_user_and_a_channel(command, popular_shop, known):

@@ -47,6 +47,8 @@ class EarlyStop(NamedTuple):
     """The one that shall rise."""
     patience: int
     """Epochs that may pass without a rise."""
+    gives_up: Callable[[int, float], bool] = lambda epoch, value: False
+    """Whether to go no further after an epoch, from 0, with that value of the metric."""
 
     def callbacks(self, folder: Path) -> list[lightning.Callback]:
         """Lightning's own means to this end."""
@@ -192,6 +194,8 @@ class SessionTraining(lightning.LightningModule):
         self.model.to(self.device).train()
         self.log(stop.metric, metrics[stop.metric])
         log.info("epoch %d: %s %.4f", self.current_epoch + 1, stop.metric, metrics[stop.metric])
+        if stop.gives_up(self.current_epoch, metrics[stop.metric]):
+            self.trainer.should_stop = True
         return metrics
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

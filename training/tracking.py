@@ -128,16 +128,16 @@ class Tracking:
                 self.client.log_artifact(run_id, str(day_page(self.site, day)), "data_docs")
 
     @contextmanager
-    def run(self, night: date, name: str, tags: Mapping[str, str]) -> Iterator[str]:
-        """A run inside the night's run, by its id; marked as failed if what it is opened for raises.
+    def run(self, night: date, name: str, tags: Mapping[str, str], parent: str | None = None) -> Iterator[str]:
+        """A run inside the night's run, or another one, by its id; marked as failed if what it is opened for raises.
 
         A run with the same tags that was not finished, as its process was killed or failed, goes on.
         """
         told = {"site": self.site.name, "night": str(night), "test_day": str(night), "purpose": "nightly"} | dict(tags)
         run_id = self.unfinished_run(told)
         if run_id is None:
-            parent = {"mlflow.parentRunId": self.night_run(night).info.run_id}
-            run_id = self.client.create_run(self.experiment_id, tags=told | parent, run_name=name).info.run_id
+            inside = {"mlflow.parentRunId": parent or self.night_run(night).info.run_id}
+            run_id = self.client.create_run(self.experiment_id, tags=told | inside, run_name=name).info.run_id
         self.client.update_run(run_id, status="RUNNING")
         try:
             with answered(tracking_uri(self.site.home)):

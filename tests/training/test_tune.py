@@ -35,6 +35,24 @@ def test_a_training_stops_after_its_patience_and_keeps_the_best_epoch(sessions_o
     assert math.isfinite(told["train_loss"])
 
 
+def test_a_training_that_is_given_up_keeps_the_best_epoch_by_then(sessions_of, walk, tmp_path):
+    sessions = sessions_of(walk(30, follows=0.8, seed=1))
+    vocabulary = learn_vocabulary(sessions, 1)
+    recipe = SequenceRecipe(encoder="gru", hidden_size=4)
+    scores, seen = iter([0.1, 0.3, 0.2, 0.9]), []
+
+    def gives_up(epoch, value):
+        seen.append((epoch, value))
+        return epoch == 2
+
+    stop = EarlyStop(lambda: {"m": next(scores)}, "m", 9, gives_up)
+    told = fit(
+        build(recipe, vocabulary.num_codes), encode_sessions(sessions, vocabulary), recipe, 50, tmp_path, None, stop
+    )
+    assert seen == [(0, 0.1), (1, 0.3), (2, 0.2)]
+    assert (told["best_epoch"], told["m"]) == (2, 0.3)
+
+
 @pytest.mark.parametrize("recipe", ["gru", "popularity"])
 def test_tuning_tells_the_best_epoch_registers_nothing_and_is_blind_to_the_night(recipe, copy_shop, judge):
     shop = copy_shop()

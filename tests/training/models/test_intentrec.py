@@ -230,5 +230,21 @@ def test_intents_that_can_be_known_are_learnt(tmp_path):
     assert (is_hat == (batch.event_columns["event_type"][batch.target_mask] == 2)).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("left", ["few labels", "no labels", "no intents"])
+def test_it_is_trained_whatever_is_left_of_the_labels(left, tmp_path):
+    sequences = make_sequences([5] * 12, seed=3)
+    recipe = recipe_of(batch_size=3, intent_weight=1.0)
+    intents = () if left == "no intents" else ("category",)
+    model = build(recipe, NUM_CODES, DEFINITIONS.model_copy(update={"intents": intents}))
+    labels = np.zeros(NUM_CODES, dtype=np.int64)
+    labels[1:2] = left == "few labels"
+    model.describe_items(DESCRIBED | {"category": labels})
+    losses = fit(model, sequences, recipe, 2, tmp_path)
+    assert set(losses) == {"train_loss", *(["train_intent_category"] if intents else [])}
+    assert all(np.isfinite(list(losses.values())))
+    if intents:
+        assert (losses["train_intent_category"] > 0) == (left == "few labels")
+
+
 def test_the_window_of_the_recipe_is_the_model_s():
     assert make_model(short_term_window=timedelta(minutes=3)).window == 180_000_000
