@@ -46,6 +46,8 @@ class SequenceRecipe(Section):
     """Of hrnn: whether the user's state opens each session only, or is an input at every event, too."""
     backprop_sessions: int = Field(default=1, ge=1)
     """Of hrnn: a gradient reaches no further back than so many sessions; 1: the session itself, as published."""
+    user_to_output: bool = False
+    """Of hrnn: whether the user's state speaks for items itself, beside what it tells the session's state."""
     variant: Literal["next_item", "multitask", "hierarchical", "short_term"] = "short_term"
     """Of intentrec: the paper's V0, V1, V2 and V3."""
     intent_weight: float = Field(default=0.2, ge=0)
@@ -182,8 +184,8 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
             "max_sessions bounds a user's sessions, but sequence is session; leave it out",
         ),
         (
-            recipe.encoder != "hrnn" and any(map(is_set, ("propagate", "backprop_sessions", "user_dropout"))),
-            "propagate, backprop_sessions and user_dropout belong to encoder hrnn, "
+            recipe.encoder != "hrnn" and any(map(is_set, ("propagate", "backprop_sessions", "user_dropout", "user_to_output"))),
+            "propagate, backprop_sessions, user_dropout and user_to_output belong to encoder hrnn, "
             f"but encoder is {recipe.encoder}; leave them out",
         ),
         *(
@@ -353,10 +355,12 @@ def gru4rec() -> Recipe:
 
 
 def hrnn() -> Recipe:
-    """HRNN Init, which learns as `gru4rec` does but for whole sessions, user by user."""
+    """HRNN Init with the user's own say on items, which learns as `gru4rec` does but whole users at a time."""
     return SequenceRecipe(
         encoder="hrnn",
         sequence="user",
+        user_to_output=True,
+        backprop_sessions=20,
         user_dropout=0.5,
         num_negatives=2048,
         negative_alpha=0.5,

@@ -7,6 +7,7 @@ Neural Networks", RecSys 2017 (arXiv 1706.04148). For session m of a user with e
     c_m       = GRU_usr(s_m, c_{m-1})                    s_m the last state of session m, c_0 = 0
     s_{m+1,0} = tanh(W_init c_m + b_init)                s_{1,0} = 0
     score(i)  = s_{m,n} . E[i] + b_i                     one item table for input and output
+                (s_{m,n} + V c_{m-1}) . E[i] + b_i       `user_to_output`, an option of the authors' code
 
 Without earlier sessions s_{1,0} and c_0 are 0, so a user without history or id gets exactly what `gru` with the same
 weights gives. A session's states depend on earlier sessions through c alone.
@@ -23,6 +24,10 @@ every user who is still open when no further one begins; here every target of ev
 `user_dropout` blanks part of s_m on its way into GRU_usr and of c on its way out. It is there because c tells users
 apart: without it the network learns by heart what each user of the window did next, and serves users with a history
 worse than a session model does (docs/benchmarks.md).
+
+W_init, b_init and V begin as 0: training starts from the session model, and c is heard where it helps. What a user had
+in earlier sessions and comes back to is then one product, V c with the item table, where the way through s_{m+1,0} has to
+survive every event of the session.
 
 Round m runs the m-th session of all users that have one, whole sessions packed as in `gru`.
 
@@ -55,6 +60,7 @@ class Hrnn(Gru4Rec):
         propagate: Literal["init", "all"] = "init",
         backprop_sessions: int = 1,
         user_dropout: float = 0,
+        user_to_output: bool = False,
     ) -> None:
         super().__init__(num_codes, hidden_size, dropout)
         if propagate == "all":
@@ -63,12 +69,16 @@ class Hrnn(Gru4Rec):
         self.user_layer = nn.GRUCell(hidden_size, hidden_size)
         self.start = nn.Linear(hidden_size, hidden_size)
         self.user_dropout = nn.Dropout(user_dropout)
+        self.wanted = nn.Linear(hidden_size, hidden_size, bias=False) if user_to_output else None
+        for user_path in filter(None, (self.start, self.wanted)):
+            nn.init.zeros_(user_path.weight)
+        nn.init.zeros_(self.start.bias)
 
     @classmethod
     def of_recipe(cls, recipe: SequenceRecipe, num_codes: int, definitions: Definitions | None = None) -> Self:
         """With the recipe's way of propagation."""
         sizes = (num_codes, recipe.hidden_size, recipe.dropout)
-        return cls(*sizes, recipe.propagate, recipe.backprop_sessions, recipe.user_dropout)
+        return cls(*sizes, recipe.propagate, recipe.backprop_sessions, recipe.user_dropout, recipe.user_to_output)
 
     def states(self, batch: Batch) -> Tensor:
         """(T, D + 1) the state after each event; without `user_offsets` each session is a user's first."""
@@ -89,7 +99,7 @@ class Hrnn(Gru4Rec):
                 inputs_PD = torch.cat([inputs_PD, self.user_dropout(user_RD)[sessions.user_P]], dim=1)
             packed, end_1RD = self.layer(PackedSequence(inputs_PD, sessions.sizes), start_RD[sessions.order_R][None])
             last_RD = torch.empty_like(end_1RD[0]).index_copy(0, sessions.order_R, end_1RD[0])
-            states.append(packed.data)
+            states.append(self.with_wanted(packed.data, user_RD, sessions.user_P))
         if not rounds:
             return with_one(inputs_TD)
         places_T = torch.cat([sessions.places_P for sessions in rounds])
@@ -119,7 +129,15 @@ class Hrnn(Gru4Rec):
         if self.propagate == "all":
             inputs_BD = torch.cat([inputs_BD, user_BD], dim=1)
         states_1BD, _ = self.layer(inputs_BD[None], session_BD[None].contiguous())
-        return with_one(states_1BD[0]), torch.cat([states_1BD[0], user_BD, torch.ones_like(begun_B1)], dim=1)
+        carry_BC = torch.cat([states_1BD[0], user_BD, torch.ones_like(begun_B1)], dim=1)
+        return with_one(self.with_wanted(states_1BD[0], user_BD)), carry_BC
+
+    def with_wanted(self, states_PD: Tensor, user_RD: Tensor, user_P: Tensor | None = None) -> Tensor:
+        """(P, D) states with what their users' states add to the scores; without `user_P` one user each."""
+        if self.wanted is None:
+            return states_PD
+        wanted_RD: Tensor = self.wanted(self.user_dropout(user_RD))
+        return states_PD + (wanted_RD if user_P is None else wanted_RD[user_P])
 
 
 class Round(NamedTuple):

@@ -20,6 +20,7 @@ from training.units import training_units
 
 NUM_CODES, HIDDEN = 31, 8
 WAYS = pytest.mark.parametrize("propagate", ["init", "all"])
+OUTPUTS = pytest.mark.parametrize("user_to_output", [False, True])
 
 
 def recipe_of(**fields: object) -> SequenceRecipe:
@@ -30,6 +31,8 @@ def recipe_of(**fields: object) -> SequenceRecipe:
 
 def make_model(**fields: object) -> Hrnn:
     model: Any = build(recipe_of(**fields), NUM_CODES)
+    for user_path in filter(None, (model.start, model.wanted)):
+        torch.nn.init.normal_(user_path.weight)  # it begins as 0, and would hide what it does
     return model.eval()
 
 
@@ -63,7 +66,7 @@ def by_the_equations(model: Hrnn, sessions: list[list[int]]) -> list[torch.Tenso
         for item in items:
             x = model.items.weight[item]
             s = cell(torch.cat([x, c]) if with_user else x, s)
-            states.append(s)
+            states.append(s if model.wanted is None else s + model.wanted.weight @ c)
     return states
 
 
@@ -72,9 +75,10 @@ def sessions_in(users: Sequences, user: int) -> list[list[int]]:
     return [users.item_codes[users.offsets[n] : users.offsets[n + 1]].tolist() for n in sessions]
 
 
+@OUTPUTS
 @WAYS
-def test_states_are_those_of_the_papers_equations(propagate, users):
-    model = make_model(propagate=propagate)
+def test_states_are_those_of_the_papers_equations(propagate, user_to_output, users):
+    model = make_model(propagate=propagate, user_to_output=user_to_output)
     slow = [state for user in range(users.num_units) for state in by_the_equations(model, sessions_in(users, user))]
     states_TD = model.states(everyone(users))
     assert np.diff(users.user_offsets).max() > 5, "users with many sessions"
