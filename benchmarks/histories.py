@@ -6,8 +6,9 @@ HOME is one in which the log's days are validated, as `benchmarks/models.py` lea
 and is tested on the day; the recipes are those of `training/recipes.py` with the fields below. With shuffled users
 every session of the window goes to the visitor of another one, in training and as history in the test: everyone has as
 many sessions as before, but someone else's. Printed are means by number of earlier sessions and, for three or more, the
-paired difference with `gru4rec` and with shuffled users (95 % interval and p over visitors, seeds pooled). What is
-measured is kept in HOME/histories and not measured again.
+paired difference with `gru4rec` and with shuffled users (95 % interval and p over visitors, seeds pooled), and for the
+simulated shop what a history is worth to a reader who knows everything but the visitor's mind. What is measured is kept
+in HOME/histories and not measured again.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,22 +34,29 @@ from pipeline.publish import open_store
 from training.bundle import Bundle
 from training.difference import paired_difference
 from training.evaluation import evaluate_next
+from training.intent_quality import intent_quality
+from training.models.base import SessionModel
 from training.outcomes import Outcomes, load_outcomes, merge
-from training.recipes import MOST_SESSIONS, RECIPES, SequenceRecipe, override
-from training.train import make, microseconds_at_end
+from training.recipes import MOST_SESSIONS, RECIPES, SequenceRecipe, override, reads_properties
+from training.train import define_properties, make, microseconds_at_end
 from training.units import training_units
 
 BANDS = ("0", "1", "2", "3_or_more")
 METRIC = "next_mrr_at_20"
 SHUFFLED = "hrnn init, shuffled users"
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+Model = tuple[str, dict[str, Any]]
+"""A recipe, and what is changed of it."""
+Measured = tuple[Outcomes, dict[str, float]]
+"""What a model's targets ended as; its size, its speed and how good its intents are."""
+MODELS: dict[str, Model] = {
     "gru4rec": ("gru4rec", {}),
     "gru": ("gru", {}),
     "hrnn init": ("hrnn", {}),
     "hrnn all": ("hrnn", {"propagate": "all"}),
-    "hrnn all, gradient through 4 sessions": ("hrnn", {"propagate": "all", "backprop_sessions": 4}),
-    "hrnn init, no user dropout": ("hrnn", {"user_dropout": 0}),
+    "hrnn init, as published": ("hrnn", {"user_to_output": False, "backprop_sessions": 1}),
     SHUFFLED: ("hrnn", {}),
+    "stan": ("stan", {}),
+    "popularity": ("popularity", {}),
 }
 
 
@@ -63,19 +72,28 @@ class Day(NamedTuple):
 
 def main() -> None:
     """Measure what is not measured yet, then print Markdown."""
-    parser = argparse.ArgumentParser(description="Measure what a user's earlier sessions are worth.")
+    measured, _ = measure_all("Measure what a user's earlier sessions are worth.", MODELS, "histories")
+    print("\n".join(report(measured)))
+
+
+def measure_all(purpose: str, models: dict[str, Model], folder_name: str) -> tuple[dict[str, list[Measured]], Day]:
+    """What the command line asks for: each model with each seed, on the day of a log."""
+    parser = argparse.ArgumentParser(description=purpose)
     parser.add_argument("home", type=Path)
     parser.add_argument("--log", default="demo", choices=[log.site for log in LOGS])
+    parser.add_argument("--day", help="another day to test on, such as one to choose settings on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--models", nargs="+", default=list(models), choices=models)
     told = parser.parse_args()
     torch.set_num_threads(1)
     log = next(log for log in LOGS if log.site == told.log)
+    log = replace(log, day=told.day or log.day)
     day = read_day(told.home.resolve(), log)
-    folder = told.home / "histories" / told.log
+    folder = told.home / folder_name / f"{log.site} {log.day}"
     folder.mkdir(parents=True, exist_ok=True)
-    measured = {label: [measure(day, label, seed, folder) for seed in told.seeds] for label in told.models}
-    print("\n".join(report(measured)))
+    return {
+        label: [measure(day, label, models[label], seed, folder) for seed in told.seeds] for label in told.models
+    }, day
 
 
 def read_day(home: Path, log: Log) -> Day:
@@ -87,37 +105,39 @@ def read_day(home: Path, log: Log) -> Day:
     return Day(site, sessions, test, earlier_sessions(site, store, test, day, MOST_SESSIONS), log)
 
 
-def measure(day: Day, label: str, seed: int, folder: Path) -> tuple[Outcomes, dict[str, float]]:
-    """Outcomes of a model with a seed, and how fast it learnt."""
-    outcomes, speed = folder / f"{label} {seed}.parquet", folder / f"{label} {seed}.json"
-    if not speed.exists():
-        found, told = train_and_test(day, label, seed)
+def measure(day: Day, label: str, model: Model, seed: int, folder: Path) -> Measured:
+    """A model with a seed, trained and tested unless that was done."""
+    outcomes, facts = folder / f"{label} {seed}.parquet", folder / f"{label} {seed}.json"
+    if not facts.exists():
+        found, told = train_and_test(day, model, seed, is_shuffled=label == SHUFFLED)
+        sys.stderr.write(f"{label}, seed {seed}: {found.means()[f'all/{METRIC}']:.4f}, {told['core_seconds']:.0f} s\n")
         found.save(outcomes)
-        speed.write_text(json.dumps(told))
-    return load_outcomes(outcomes), json.loads(speed.read_text())
+        facts.write_text(json.dumps(told))
+    return load_outcomes(outcomes), json.loads(facts.read_text())
 
 
-def train_and_test(day: Day, label: str, seed: int) -> tuple[Outcomes, dict[str, float]]:
+def train_and_test(day: Day, model: Model, seed: int, is_shuffled: bool) -> Measured:
     """One training and its test; speed counts the wall and the processor, as others may use the machine."""
-    name, fields = MODELS[label]
+    name, fields = model
     recipe = override(name, RECIPES[name](), day.log.settings.get(name, {}) | fields | {"seed": seed})
-    assert isinstance(recipe, SequenceRecipe)
-    sessions, earlier = day.sessions, day.earlier
-    if label == SHUFFLED:
+    sessions, earlier, last = day.sessions, day.earlier, date.fromisoformat(day.log.day) - ONE_DAY
+    if is_shuffled:
         sessions, earlier = (shuffle_visitors(rows, seed) for rows in (sessions, earlier))
     vocabulary = learn_vocabulary(sessions, day.site.window.min_item_count)
+    if reads_properties(recipe):
+        vocabulary = define_properties(day.site, open_store(day.site), vocabulary, sessions, last)
     sequences = training_units(recipe, encode_sessions(sessions, vocabulary).known_only())
-    last = date.fromisoformat(day.log.day) - ONE_DAY
     as_of = microseconds_at_end(day.site, last)
     started, worked = time.monotonic(), time.process_time()
-    model, _ = make(recipe, vocabulary, sequences, as_of)
+    fitted, _ = make(recipe, vocabulary, sequences, as_of)
     seconds, core_seconds = time.monotonic() - started, time.process_time() - worked
-    bundle = Bundle(model, vocabulary, name, recipe, last, as_of)
+    bundle = Bundle(fitted, vocabulary, name, recipe, last, as_of)
     outcomes = evaluate_next(bundle, day.test, day.site.training.metric_ks, earlier)
-    means = outcomes.means()
-    sys.stderr.write(f"{label}, seed {seed}: {means[f'all/{METRIC}']:.4f}, {core_seconds:.0f} core-seconds\n")
-    events = recipe.epochs * int(sequences.num_targets.sum())
-    return outcomes, {"targets": events, "seconds": seconds, "core_seconds": core_seconds}
+    epochs = recipe.epochs if isinstance(recipe, SequenceRecipe) else 1
+    facts = {"targets": epochs * int(sequences.num_targets.sum()), "seconds": seconds, "core_seconds": core_seconds}
+    if isinstance(fitted, SessionModel):
+        facts["parameters"] = sum(weights.numel() for weights in fitted.parameters())
+    return outcomes, facts | intent_quality(bundle, day.test, earlier, max(day.site.training.metric_ks))
 
 
 def shuffle_visitors(sessions: pl.DataFrame, seed: int) -> pl.DataFrame:
@@ -125,14 +145,14 @@ def shuffle_visitors(sessions: pl.DataFrame, seed: int) -> pl.DataFrame:
     return sessions.with_columns(pl.col("visitor").shuffle(seed))
 
 
-def pool(runs: list[tuple[Outcomes, dict[str, float]]]) -> Outcomes:
+def pool(runs: list[Measured]) -> Outcomes:
     """The outcomes of all seeds as one, summed by visitor."""
     together = merge(outcomes for outcomes, _ in runs)
     sums = pl.exclude("visitor", "protocol").sum()
     return Outcomes(together.rows.group_by("visitor", "protocol", maintain_order=True).agg(sums), together.metrics)
 
 
-def report(measured: dict[str, list[tuple[Outcomes, dict[str, float]]]]) -> Iterator[str]:
+def report(measured: dict[str, list[Measured]]) -> Iterator[str]:
     """Two tables."""
     pooled = {label: pool(runs) for label, runs in measured.items()}
     yield f"| mrr@20 by earlier sessions | all | {' | '.join(BANDS)} | k targets / core-s |"

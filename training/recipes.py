@@ -184,7 +184,8 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
             "max_sessions bounds a user's sessions, but sequence is session; leave it out",
         ),
         (
-            recipe.encoder != "hrnn" and any(map(is_set, ("propagate", "backprop_sessions", "user_dropout", "user_to_output"))),
+            recipe.encoder != "hrnn"
+            and any(map(is_set, ("propagate", "backprop_sessions", "user_dropout", "user_to_output"))),
             "propagate, backprop_sessions, user_dropout and user_to_output belong to encoder hrnn, "
             f"but encoder is {recipe.encoder}; leave them out",
         ),

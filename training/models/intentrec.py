@@ -7,7 +7,8 @@ arXiv 2408.05353. For event k of a session:
     S_k = Encoder(F_i .. F_k), i the first event at most `short_term_window` before k
     p_k^m = softmax(FC_m(Encoder([F; S])_k))                          an intent: a property of event k + 1, M of them
     Z_k = sum_m softmax_m(FC(Proj_m(p_k^m))) Proj_m(p_k^m)
-    state_k = FC(Encoder([F; S; Z])_k)                                score(i) = state_k . E[i] + b_i
+    state_k = FC(Encoder([F; S; Z])_k)
+    score(i) = state_k . E[i] + b_i + sum_m gamma_m log p_k^m(class of i)    over intents that are properties of an item
     L = L_item + lambda * sum_m L_m
 
     variant         paper   has
@@ -19,6 +20,9 @@ arXiv 2408.05353. For event k of a session:
 Where this differs from the paper, or the paper does not say:
 - The item's head is a product with the item table that is also the input, and a bias; theirs is a matrix of its own.
   So one item index serves this model, too.
+- Their predictions reach the item's head through Z alone. Here an item is also raised by how likely its own category
+  and price band are (gamma_m is learnt): log p is the head's product with a row of its weights, up to a constant of the
+  event that no ranking sees: a product with item vectors again. An item without a class counts as the mean of all.
 - A sequence is a session, theirs the last n interactions of a user: hence minutes for S, where they take a week.
 - Time is told as hour and weekday in the site's zone, as log gap to the event before and as log age of the item, never
   as a date, which no model has seen before it serves. Beside it the place in the session is an embedding; theirs has
@@ -47,6 +51,10 @@ from training.models.transformer import Encoder, group_sessions, place_in
 from training.recipes import SequenceRecipe
 
 Variant = Literal["next_item", "multitask", "hierarchical", "short_term"]
+
+
+OF_ITEMS = ("category", "price_band")
+"""Intents that are properties of an item, at any time and for anyone."""
 
 
 class Reading(NamedTuple):
@@ -95,6 +103,9 @@ class IntentRec(SharedItems):
             {name: nn.Linear(size, hidden_size) for name, size in sizes.items() if is_hierarchical}
         )
         self.attention = nn.Linear(hidden_size, 1) if is_hierarchical else None
+        self.gains = nn.ParameterDict(
+            {name: nn.Parameter(torch.tensor(0.3)) for name in self.projections if name in OF_ITEMS}
+        )
         self.wanted = nn.Linear(hidden_size, hidden_size)
         self.reading: tuple[Batch, Reading] | None = None
         self.draw_items()
@@ -120,11 +131,28 @@ class IntentRec(SharedItems):
         self.told.describe_items(described)
 
     def states(self, batch: Batch) -> Tensor:
-        """(T, D + 1) what is wanted after each event; the last column is 1 and meets the items' bias."""
+        """(T, D + 1) what is wanted after each event, or (T, 2 D + 1) with what the heads read; then a column of 1."""
         reading = self.read(batch)
         if self.training:  # `extra_terms` of this batch comes next; reading it again would double the work
             self.reading = (batch, reading)
         return reading.states_TD
+
+    def item_vectors(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
+        """(I, D + 1) the item table and the bias, or (I, 2 D + 1) with the heads' rows for its classes between."""
+        vectors = super().item_vectors(as_of, codes_C)
+        if not self.gains:
+            return vectors
+        rows = torch.zeros_like(vectors)
+        for name, gain in self.gains.items():
+            classes_I = getattr(self.told, name)
+            rows = rows + gain * self.class_rows(name)[classes_I if codes_C is None else classes_I[codes_C]]
+        return torch.cat([vectors[:, :-1], rows[:, :-1], vectors[:, -1:] + rows[:, -1:]], dim=1)
+
+    def class_rows(self, name: str) -> Tensor:
+        """(1 + C, D + 1) weights and bias of an intent's head; the first row, of no class, is their mean."""
+        head = self.heads[name]
+        rows = torch.cat([head.weight, head.bias[:, None]], dim=1)
+        return torch.cat([rows.mean(0, keepdim=True), rows])
 
     def extra_terms(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of each intent, weighted: cross-entropy, a mean over the targets that have a label."""
@@ -164,4 +192,6 @@ class IntentRec(SharedItems):
         item_TD = self.of_items(features_TF, place_T, whole)
         if self.of_intents is None:
             logits = {name: head(item_TD) for name, head in self.heads.items()}
-        return Reading(with_one(self.wanted(item_TD)), logits, weights_TM)
+        wanted_TD = self.wanted(item_TD)
+        states_TD = torch.cat([wanted_TD, intent_TD], dim=1) if self.gains else wanted_TD
+        return Reading(with_one(states_TD), logits, weights_TM)

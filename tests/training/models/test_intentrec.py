@@ -153,6 +153,33 @@ def test_the_intents_reach_the_item_in_the_hierarchical_variants_only(sequences)
         assert torch.equal(before, model.states(batch)) == (variant == "multitask")
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_item_is_raised_by_how_likely_its_category_is(variant, sequences):
+    batch, model = gather(sequences, np.arange(5)), make_model(variant)
+    model.told.category[4] = 0  # an item without a category
+    classes = model.told.category[1:]
+
+    def scores() -> torch.Tensor:
+        return model.states(batch) @ model.item_vectors(0)[1:].T
+
+    with_gain = scores()
+    if variant in VARIANTS[:2]:
+        assert not model.gains
+        assert with_gain.shape == (59, len(classes))
+        return
+    with torch.no_grad():
+        gain = float(model.gains["category"])
+        model.gains["category"].zero_()
+    raised = with_gain - scores()
+    log_p = model.read(batch).logits["category"].log_softmax(1)
+    log_p = torch.cat([log_p.mean(1, keepdim=True), log_p], dim=1)[:, classes]
+    constant = (raised - gain * log_p).std(1)
+    torch.testing.assert_close(constant, torch.zeros(59), atol=1e-5, rtol=0)
+    assert raised.std(1).min() > 1e-3
+    codes = torch.tensor([3, 1])
+    torch.testing.assert_close(model.item_vectors(0, codes), model.item_vectors(0)[codes])
+
+
 def test_the_short_term_encoder_looks_no_further_back_than_its_window(sequences):
     offsets, at = torch.from_numpy(sequences.offsets), torch.from_numpy(sequences.occurred_at)
     window = 300_000_000
