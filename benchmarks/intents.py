@@ -19,7 +19,7 @@ from histories import METRIC, Day, Measured, Model, measure_all, pool
 
 from training.difference import paired_difference
 
-SETTINGS: dict[str, Any] = {"hidden_size": 64, "learning_rate": 0.004, "batch_size": 128, "epochs": 8}
+SETTINGS: dict[str, Any] = {"hidden_size": 64, "learning_rate": 0.004, "batch_size": 128, "epochs": 10, "dropout": 0.25}
 V0, ENLARGED = "V0 next item", "V0 of three layers"
 
 

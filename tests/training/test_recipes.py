@@ -95,7 +95,7 @@ def test_an_unknown_encoder_is_refused_by_name():
         ({"encoder": "intentrec", "num_heads": 3}, "hidden_size 128 is not shared evenly by num_heads = 3"),
         (
             {"backprop_sessions": 2},
-            "propagate, backprop_sessions and user_dropout belong to encoder hrnn, but encoder is gru",
+            "propagate, backprop_sessions, user_dropout and user_to_output belong to encoder hrnn, but encoder is gru",
         ),
         (
             {"encoder": "hrnn", "sequence": "user", "order": "session_parallel"},

@@ -25,9 +25,8 @@ every user who is still open when no further one begins; here every target of ev
 apart: without it the network learns by heart what each user of the window did next, and serves users with a history
 worse than a session model does (docs/benchmarks.md).
 
-W_init, b_init and V begin as 0: training starts from the session model, and c is heard where it helps. What a user
-had in earlier sessions and comes back to is then one product, V c with the item table, where the way through s_{m+1,0}
-has to survive every event of the session.
+V begins as 0. What a user had in earlier sessions and comes back to is then one product, V c with the item table, where
+the way through s_{m+1,0} has to survive every event of the session.
 
 Round m runs the m-th session of all users that have one, whole sessions packed as in `gru`.
 
@@ -70,9 +69,8 @@ class Hrnn(Gru4Rec):
         self.start = nn.Linear(hidden_size, hidden_size)
         self.user_dropout = nn.Dropout(user_dropout)
         self.wanted = nn.Linear(hidden_size, hidden_size, bias=False) if user_to_output else None
-        for user_path in filter(None, (self.start, self.wanted)):
-            nn.init.zeros_(user_path.weight)
-        nn.init.zeros_(self.start.bias)
+        if self.wanted is not None:
+            nn.init.zeros_(self.wanted.weight)
 
     @classmethod
     def of_recipe(cls, recipe: SequenceRecipe, num_codes: int, definitions: Definitions | None = None) -> Self:

@@ -31,8 +31,8 @@ def recipe_of(**fields: object) -> SequenceRecipe:
 
 def make_model(**fields: object) -> Hrnn:
     model: Any = build(recipe_of(**fields), NUM_CODES)
-    for user_path in filter(None, (model.start, model.wanted)):
-        torch.nn.init.normal_(user_path.weight)  # it begins as 0, and would hide what it does
+    if model.wanted is not None:
+        torch.nn.init.normal_(model.wanted.weight)  # it begins as 0, and would hide what it does
     return model.eval()
 
 
