@@ -10,6 +10,7 @@ from cachetools import TTLCache
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from pydantic_core import to_json
 from starlette.responses import JSONResponse
 
@@ -113,7 +114,7 @@ def create_app(versions: Versions, metrics: Metrics, look_every: float = LOOK_EV
         await endpoint.quick.stop()
         await endpoint.thorough.stop()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title=f"nightjar: {versions.site.name}",
         description="Recommendations for the session in progress, by the model and the rules of last night's lists.",
         version="1",

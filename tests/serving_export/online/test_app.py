@@ -1,3 +1,5 @@
+import re
+
 import polars as pl
 import pytest
 
@@ -167,3 +169,10 @@ def test_what_is_not_there_or_too_large_is_told_in_a_sentence(endpoint, ask, sta
 def test_other_sites_may_not_ask_from_a_browser(endpoint):
     answer = endpoint.client.get("/ready", headers={"origin": "https://elsewhere.example"})
     assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_page_of_all_routes_comes_from_here_alone(endpoint):
+    page = endpoint.client.get("/docs").text
+    named = re.findall(r'(?:href|src|url)(?:=|: )["\']([^"\']+)', page)
+    assert {name.rpartition(".")[2] for name in named} == {"css", "js", "png", "json"}
+    assert {name: endpoint.client.get(name).status_code for name in named} == dict.fromkeys(named, 200)

@@ -106,7 +106,7 @@ def open_page(browser, address):
     complaints, asked = [], []
     with contextlib.ExitStack() as opened:
 
-        def opening(hash="", *, at=None, size=DESKTOP, **options):
+        def opening(path="", *, shows=".list li", size=DESKTOP, **options):
             options = {"reduced_motion": "reduce"} | options
             context = opened.enter_context(contextlib.closing(browser.new_context(viewport=size, **options)))
             page = context.new_page()
@@ -115,8 +115,8 @@ def open_page(browser, address):
             page.on("pageerror", lambda error: complaints.append(str(error)))
             page.on("dialog", lambda dialog: complaints.append(dialog.message))
             page.on("request", lambda request: asked.append(request.url))
-            page.goto(f"{at or address}/{hash}")
-            page.locator(".list li").first.wait_for()
+            page.goto(f"{address}/{path}")
+            page.locator(shows).first.wait_for()
             return page
 
         opening.complaints = complaints
@@ -287,6 +287,11 @@ def test_a_title_that_is_a_script_is_shown_and_not_run(open_page):
     assert EVIL in page.locator(".reason").first.inner_text()
     assert page.title() != "run"
     assert page.evaluate("document.scripts.length") == 2
+
+
+def test_the_routes_are_described_without_a_network(open_page):
+    page = open_page("docs", shows=".opblock")
+    assert "/recommend" in page.locator(".opblock-summary-path").all_inner_texts()
 
 
 def test_markup_that_a_fault_would_let_in_is_refused_by_the_browser(open_page):
