@@ -1,28 +1,19 @@
 """Score sessions of raw item ids: no user, no training frame, no table needed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from features.sequences import Sequences
 from training.baselines.base import Baseline
 from training.batch import Batch, gather
 from training.bundle import Bundle
+from training.lists import encode_histories
 from training.models.base import SessionModel
-
-
-def count_unknown(bundle: Bundle, item_ids: Sequence[str]) -> int:
-    """How many of the items the model does not know."""
-    return len(item_ids) - len(known_codes(bundle, item_ids))
-
-
-def known_codes(bundle: Bundle, item_ids: Sequence[str]) -> list[int]:
-    """Codes of the items that the model knows, in order."""
-    codes = bundle.vocabulary.encode(pl.DataFrame({"item_id": item_ids}, schema={"item_id": pl.String}))["item_code"]
-    return codes.filter(codes > 0).to_list()
+from training.units import reads_users
 
 
 @torch.inference_mode()
@@ -39,19 +30,38 @@ def all_scores(bundle: Bundle, batch: Batch) -> Tensor:
     return scores_SI.scatter_(1, top.codes_RN, top.scores_RN.float())
 
 
-def score_sessions(bundle: Bundle, sessions: Sequence[Sequence[str]], top: int) -> list[tuple[list[str], list[float]]]:
-    """The best `top` items and scores for each session; empty lists for a session without a known item."""
-    codes = [known_codes(bundle, session) for session in sessions]
-    item_codes = np.array([code for session in codes for code in session], dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum([len(session) for session in codes], dtype=np.int64)])
-    times = np.full(len(item_codes), bundle.as_of)
-    sequences = Sequences(item_codes, offsets, times, pl.Series([""] * len(codes)))
-    served = np.flatnonzero(sequences.lengths)
-    lists: list[tuple[list[str], list[float]]] = [([], []) for _ in codes]
-    if len(served) == 0:
+def score_sessions(
+    bundle: Bundle,
+    sessions: Sequence[Sequence[str]],
+    top: int,
+    told: Mapping[str, Sequence[Sequence[Any]]] | None = None,
+) -> list[tuple[list[str], list[float]]]:
+    """The best `top` items and scores for each session; empty lists for a session without a known item.
+
+    `told`: what else is known of the events of each session, by column: `occurred_at` (with a zone), `event_type`,
+    context columns, and `session`, a number by which events of earlier sessions are told apart. Models read of it what
+    they have learnt to read. Raises ValueError where it is not one value an event.
+    """
+    frame = pl.DataFrame(
+        {"user_id": [str(n) for n in range(len(sessions))], "item_ids": sessions, **(told or {})},
+        schema_overrides={"item_ids": pl.List(pl.String)},
+        strict=False,
+    )
+    for name in told or {}:
+        if (wrong := frame.filter(pl.col(name).list.len() != pl.col("item_ids").list.len())).height:
+            first = wrong.row(0, named=True)
+            raise ValueError(
+                f"{name} has {len(first[name])} values for {len(first['item_ids'])} item ids: {first[name]}"
+            )
+    as_of = pl.lit(bundle.as_of).cast(pl.Datetime("us", "UTC"))
+    by_user = reads_users(bundle.recipe) and "session" in frame.columns
+    held = frame.filter(pl.col("item_ids").list.len() > 0).with_columns(last_at=as_of)
+    sequences, numbers = encode_histories(held, bundle.vocabulary, by_user)
+    lists: list[tuple[list[str], list[float]]] = [([], []) for _ in sessions]
+    if not sequences.num_units:
         return lists
-    best = bundle.recommender.recommend_last(gather(sequences, served), top, bundle.as_of)
+    best = bundle.recommender.recommend_last(gather(sequences, np.arange(sequences.num_units)), top, bundle.as_of)
     item_ids = bundle.vocabulary.item_ids()
-    for row, session in enumerate(served):
-        lists[session] = (item_ids.gather(best.codes_RN[row].numpy()).to_list(), best.scores_RN[row].tolist())
+    for row, number in enumerate(numbers):
+        lists[int(number)] = (item_ids.gather(best.codes_RN[row].numpy()).to_list(), best.scores_RN[row].tolist())
     return lists

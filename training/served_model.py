@@ -1,6 +1,9 @@
 """The registered model as MLflow loads it: raw item ids in, raw item ids and scores out.
 
 mlflow.pyfunc.load_model("models:/nightjar-SITE@serving").predict([["a", "b"], ["c"]])
+
+A frame may tell more of the events, in columns of lists beside `item_ids`: `occurred_at`, `event_type`, context
+columns, and `session`, a number for each event that tells a user's earlier sessions apart.
 """
 
 from pathlib import Path
@@ -23,8 +26,26 @@ class SessionRecommender(mlflow.pyfunc.PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Sessions, as a frame or as `read_sessions` takes them, to lists of `item_ids` and `scores`, best first."""
         top = (params or {}).get("top", 20)
-        lists = score_sessions(self.bundle, read_sessions(model_input), top)
+        lists = score_sessions(self.bundle, read_sessions(model_input), top, self.read_told(model_input))
         return pd.DataFrame({"item_ids": [ids for ids, _ in lists], "scores": [scores for _, scores in lists]})
+
+    def read_told(self, model_input: Any) -> dict[str, list[list[Any]]]:
+        """What a frame or a dictionary tells of events beside their items; times without a zone are in UTC."""
+        definitions = self.bundle.vocabulary.definitions
+        known = ("session", "occurred_at", *(() if definitions is None else definitions.columns))
+        has_columns = isinstance(model_input, pd.DataFrame | dict)
+        told = {
+            name: [list(values) for values in model_input[name]]
+            for name in known
+            if has_columns and name in model_input
+        }
+        if "occurred_at" in told:
+            as_of = pd.Timestamp(self.bundle.as_of, unit="us", tz="UTC")
+            told["occurred_at"] = [
+                [moment.to_pydatetime() for moment in pd.Series(pd.to_datetime(times, utc=True)).fillna(as_of)]
+                for times in told["occurred_at"]
+            ]
+        return told
 
 
 def read_sessions(model_input: Any) -> list[list[str]]:

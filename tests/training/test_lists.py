@@ -1,16 +1,21 @@
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 
 from features.intents import Definitions
 from features.vocabulary import learn_vocabulary
+from training.bundle import Bundle, build_for
 from training.lists import encode_histories, fill_lists
-from training.score import count_unknown, score_sessions
+from training.recipes import RECIPES, SequenceRecipe
+from training.score import score_sessions
+from training.served_model import SessionRecommender
 
 SCORES = [[0] * 6, [0, 5, 4, 3, 2, 1], [0, 1, 2, 3, 4, 5], [0] * 6, [0] * 6, [0] * 6]
+NOON = 1_772_366_400_000_000
 NOW = pl.datetime(2026, 3, 1, time_zone="UTC", time_unit="us")
 
 
@@ -68,7 +73,6 @@ def test_sessions_of_raw_ids_are_scored(scripted):
     bundle = scripted(SCORES)
     found = score_sessions(bundle, [["b", "a"], ["?"], [], ["a", "?", "b"]], 2)
     assert found == [(["a", "b"], [5.0, 4.0]), ([], []), ([], []), (["e", "d"], [5.0, 4.0])]
-    assert count_unknown(bundle, ["a", "?", "?", "b"]) == 2
     assert score_sessions(bundle, [], 2) == []
     assert score_sessions(bundle, [["?"]], 2) == [([], [])]
 
@@ -112,3 +116,37 @@ def test_a_model_of_properties_reads_what_histories_hold_of_their_events():
     assert read.event_columns.keys() == {"event_type"}, "no history tells the device"
     assert np.diff(read.occurred_at).tolist() == [2 * 3_600_000_000]
     assert encode_histories(told, plain)[0].event_columns == {}
+
+
+def test_what_is_told_of_events_reaches_the_model_that_mlflow_loads():
+    definitions = Definitions(
+        classes={"event_type": ("view", "cart")}, columns=("event_type",), intents=("event_type",)
+    )
+    vocabulary = replace(learn_vocabulary(pl.DataFrame({"item_ids": [list("abcd")]}), 1), definitions=definitions)
+    recipe = SequenceRecipe(encoder="intentrec", hidden_size=8)
+    served = SessionRecommender()
+    served.bundle = Bundle(build_for(recipe, vocabulary).eval(), vocabulary, "r", recipe, date(2026, 3, 1), NOON)
+    items = [["a", "?", "b"]] * 4
+    types = [["cart", "view", "cart"], ["view"] * 3, [None] * 3, ["swim"] * 3]
+    frame = pd.DataFrame({"item_ids": items, "event_type": types})
+    cart, view, none, other = served.predict(None, frame, {"top": 3})["scores"]
+    assert cart != view != none
+    assert other == pytest.approx(none), "a class that training never saw is a missing value"
+    (alone, *_) = served.predict(None, items)["scores"]
+    assert alone[:3] == pytest.approx(none)
+    late = frame.assign(occurred_at=[["2026-03-01T23:00:00Z", None, "2026-03-02T01:00:00+01:00"]] * 4)
+    assert served.predict(None, late, {"top": 3})["scores"][0] != cart
+    with pytest.raises(ValueError, match="event_type has 1 values for 3 item ids"):
+        served.predict(None, frame.assign(event_type=[["view"]] * 4))
+
+
+def test_earlier_sessions_reach_a_model_of_users_that_mlflow_loads():
+    vocabulary = learn_vocabulary(pl.DataFrame({"item_ids": [list("abcd")]}), 1)
+    recipe = RECIPES["hrnn"]().model_copy(update={"hidden_size": 8})
+    served = SessionRecommender()
+    served.bundle = Bundle(build_for(recipe, vocabulary).eval(), vocabulary, "hrnn", recipe, date(2026, 3, 1), NOON)
+    told = {"item_ids": [["a", "b", "c"], ["c"], ["?", "c"]], "session": [[0, 0, 1], [0], [0, 3]]}
+    scores = served.predict(None, told, {"top": 2})["scores"]
+    assert scores[0] != pytest.approx(scores[1])
+    assert scores[1] == pytest.approx(scores[2]), "an unknown item is no history"
+    assert scores[1] == pytest.approx(served.predict(None, [["c"]], {"top": 2})["scores"][0])
