@@ -96,7 +96,9 @@ def learn_definitions(
         **{name: most_frequent(events[name]) for name in columns},
     }
     telling = {name: names for name, names in classes.items() if len(names) > 1 and (read is None or name in read)}
-    kind, wanted = ("intent", site.intents) if read is None else ("context", [name for name in read if name in classes])
+    kind, wanted = (
+        ("intent", site.intents) if read is None else ("property", [name for name in read if name in classes])
+    )
     for name in wanted:
         if name not in telling:
             log.warning("%s %s is left out: the window holds %d class of it", kind, name, len(classes[name]))

@@ -21,11 +21,18 @@ class Vocabulary:
     """item_code (1..I), item_id, num_events; sorted by item_code. With definitions also what they describe of items."""
     definitions: Definitions | None = None
     """What is read of an event beside its item; None: nothing, as most models read items only."""
+    num_cold: int = 0
+    """How many of the items, the last ones, are offered without having been learnt (training/cold_items.py)."""
 
     @property
     def num_codes(self) -> int:
         """Items and the padding code: the number of rows of an item table."""
         return self.items.height + 1
+
+    @property
+    def num_learnt(self) -> int:
+        """Codes below this one are of items that the model has learnt, or padding."""
+        return self.num_codes - self.num_cold
 
     def item_ids(self) -> pl.Series:
         """item_id by item_code; null for padding."""

@@ -25,6 +25,8 @@ class Assortment:
     """Columns of `items`, row = code; `snapshot_date` is null for an item that the catalogue does not have."""
     num_known: int
     """Codes below this one are the model's."""
+    num_cold: int = 0
+    """How many of these, the last ones, it has not learnt."""
 
     @property
     def size(self) -> int:
@@ -35,6 +37,11 @@ class Assortment:
     def item_ids(self) -> pl.Series:
         """item_id by code."""
         return self.items["item_id"]
+
+    def is_cold(self, codes: NDArray[np.integer]) -> Mask:
+        """Which codes are of items that the model offers without having learnt them."""
+        found: Mask = (codes >= self.num_known - self.num_cold) & (codes < self.num_known)
+        return found
 
     @cached_property
     def categories(self) -> Integers:
@@ -73,7 +80,7 @@ def make_assortment(vocabulary: Vocabulary | None, catalogue: pl.DataFrame) -> A
     behind = catalogue["item_id"].filter(~catalogue["item_id"].is_in(known.drop_nulls().implode()))
     ids = pl.concat([known, behind]).to_frame()
     items = ids.join(catalogue, on="item_id", how="left", maintain_order="left")
-    return Assortment(items, len(known))
+    return Assortment(items, len(known), 0 if vocabulary is None else vocabulary.num_cold)
 
 
 def once_each(catalogue: pl.DataFrame) -> pl.DataFrame:

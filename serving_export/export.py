@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -47,6 +47,7 @@ from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS,
 from serving_export.triggers import find_triggers
 from serving_export.user_states import update_user_states
 from training.bundle import Bundle
+from training.cold_items import offer_new
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, number
 from training.units import carries_users, reads_users
@@ -81,8 +82,9 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
         return {"published": False, "shown": str(shown)}
     served = served_model(site, day)
     popular = popular_items(site, store, day)
-    maker = plan_lists(site, store, day, served, popular)
-    progress = Progress(store, inputs(site, store, day, served))
+    offering = None if served is None else replace(served, bundle=offer_new(site, store, served.bundle, day))
+    maker = plan_lists(site, store, day, offering, popular)
+    progress = Progress(store, inputs(site, store, day, offering))
     made = make_lists(site, store, day, maker, progress)
     counts = total(part.counts for part in made)
     if not counts["users"]:

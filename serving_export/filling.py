@@ -18,6 +18,8 @@ MARKS_AT_ONCE = 2**26  # one byte for each user and item: what may not be listed
 NONE, RULE, MODEL, POPULAR = range(4)
 NOTHING = -1
 SOURCES = ("", "rule", "model", "popular")
+COLD = "cold"
+"""What the source is called where the model has not learnt the item (training/cold_items.py)."""
 
 
 @dataclass(frozen=True)

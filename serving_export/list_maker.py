@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from features.sequences import Integers, Sequences
 from serving_export.assortment import Assortment, Mask
 from serving_export.bucket_users import BucketUsers, ListInput
-from serving_export.filling import MODEL, RULE, SOURCES, ChannelRules, Floats, Lists, UserItems, alike
+from serving_export.filling import COLD, MODEL, RULE, SOURCES, ChannelRules, Floats, Lists, UserItems, alike
 from serving_export.item_index import ItemIndex
 from serving_export.popular import Popular, allowed_popular
 from serving_export.related import Related
@@ -251,6 +252,13 @@ def first_of_each(codes_RK: Integers, allowed_A: Mask) -> Integers:
     return np.where(is_again | ~allowed_A[codes_RK], 0, codes_RK)
 
 
+def source_names(sources: NDArray[np.uint8], codes: NDArray[np.integer], assortment: Assortment) -> pl.Series:
+    """What the sources of listed items are called."""
+    names = pl.Series(SOURCES, dtype=pl.String).gather(sources.astype(np.int64))
+    is_cold = (sources == MODEL) & assortment.is_cold(codes)
+    return names.set(pl.Series(is_cold), COLD) if is_cold.any() else names
+
+
 def list_rows(lists: Sequence[Lists], users: pl.DataFrame, assortment: Assortment) -> pl.DataFrame:
     """Lists as rows of `recommendations`, by user, channel and rank; channels must come in order of their names."""
     codes = np.concatenate([of_channel.codes_UN for of_channel in lists], axis=1)
@@ -271,6 +279,6 @@ def list_rows(lists: Sequence[Lists], users: pl.DataFrame, assortment: Assortmen
         rank=pl.Series(rank_of_place[place]),
         item_id=assortment.item_ids.gather(codes[user, place].astype(np.int64)),
         score=pl.Series(listed("scores_UN")),
-        source=pl.Series(SOURCES, dtype=pl.String).gather(source.astype(np.int64)),
+        source=source_names(source, codes[user, place], assortment),
         because=pl.when(is_last_item).then("last_item").otherwise(assortment.item_ids.gather(because.clip(0))),
     ).drop("last_item")

@@ -24,6 +24,7 @@ from serving_export.related import read_related
 from serving_export.scoring import Vectors, item_vectors
 from serving_export.tables import POPULAR_ITEMS, RELATED_ITEMS
 from training.bundle import Bundle
+from training.cold_items import offer_new
 from training.export_settings import Seen
 from training.settings import TrainingSite
 from training.tracking import Tracking, number
@@ -100,6 +101,9 @@ def load(site: TrainingSite, store: Store, version: int | None = None) -> Loaded
 
 def assemble(site: TrainingSite, store: Store, bundle: Bundle | None, version: int | None) -> Loaded:
     """All that a model's lists, or popular ones, are made by."""
+    passed = passed_days(store, date.min, date.max)
+    if bundle is not None and passed:
+        bundle = offer_new(site, store, bundle, passed[-1])
     popular = store.scan(POPULAR_ITEMS).sort("rank").collect()
     if bundle is None and popular.is_empty():
         raise ConfigurationError(
@@ -116,7 +120,6 @@ def assemble(site: TrainingSite, store: Store, bundle: Bundle | None, version: i
     if any(channel.complements for channel in channels.values()):
         related = read_related(store.scan(RELATED_ITEMS).collect(), assortment)
     maker = ListMaker(plan_channels(site, assortment, indexes, shown), assortment, bundle, vectors_ID, related)
-    passed = passed_days(store, date.min, date.max)
     ends = [int(day_end(day, site.time_zone).timestamp()) * 1_000_000 for day in passed[-1:]]
     return Loaded(
         site,
@@ -133,11 +136,11 @@ def read_indexes(
 ) -> dict[bytes, ItemIndex]:
     """An index for each set of items that channels allow, by its mask; of all items the saved one, where there is one.
 
-    The others are exact.
+    The others are exact, and so is that of a model that offers cold items, which are others every day.
     """
     everything = np.arange(assortment.num_known) > 0
     found = {}
-    if has_index(store, version):
+    if has_index(store, version) and not bundle.vocabulary.num_cold:
         found[everything.tobytes()] = read_index(store, bundle, version)
     channels = site.export.all_channels().values()
     for mask in (everything, *(assortment.allowed(channel)[: assortment.num_known] for channel in channels)):

@@ -28,7 +28,8 @@ from pipeline.ids import user_bucket
 from pipeline.privacy import known_as
 from pipeline.publish import Store
 from serving_export.bucket_users import ListInput
-from serving_export.filling import MODEL, POPULAR, RULE, SOURCES, Lists, UserItems
+from serving_export.filling import COLD, MODEL, POPULAR, RULE, SOURCES, Lists, UserItems
+from serving_export.list_maker import source_names
 from serving_export.loaded import Loaded
 from serving_export.request import Event, Request
 from serving_export.scoring import Vectors
@@ -232,18 +233,18 @@ def list_items(
 ) -> list[Answer]:
     """The items of a list, best first."""
     length = min(int(lists.lengths_U[row]), request.top)
-    codes = lists.codes_UN[row, :length].tolist()
-    scores, sources = lists.scores_UN[row, :length].tolist(), lists.sources_UN[row, :length].tolist()
+    codes, scores = lists.codes_UN[row, :length], lists.scores_UN[row, :length].tolist()
+    sources = source_names(lists.sources_UN[row, :length], codes, loaded.assortment).to_list()
     items: list[Answer] = [
-        {"rank": rank, "item_id": loaded.item_ids[code], "score": score, "source": SOURCES[source]}
-        for rank, code, score, source in zip(count(1), codes, scores, sources, strict=False)
+        {"rank": rank, "item_id": loaded.item_ids[code], "score": score, "source": source}
+        for rank, code, score, source in zip(count(1), codes.tolist(), scores, sources, strict=False)
     ]
     if not request.explain:
         return items
     for place, item in enumerate(items):
         if item["source"] == SOURCES[RULE]:
             item["because"] = goes_with(loaded, int(lists.because_UN[row, place]))
-        elif item["source"] == SOURCES[MODEL] and influence_KN is not None:
+        elif item["source"] in (SOURCES[MODEL], COLD) and influence_KN is not None:
             item |= reasons_of(loaded, request, heard, influence_KN[:, place])
     return items
 

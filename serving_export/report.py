@@ -52,6 +52,7 @@ FIGURES = {
     "rows": "rows",
     "mean_length": "mean length",
     "fallback_share": "popular items",
+    "cold_share": "cold items",
     "items": "different items",
     "coverage": "coverage",
     "gini": "Gini",
@@ -140,7 +141,9 @@ def of_lists(site: TrainingSite, store: Store, lists: Recommendations | None, da
     if lists is None:
         return found | {"figures": None, "list_pictures": {}}
     quality = lists.facts["quality"] or {}
-    rows = [[name, *(show_number(figures[key]) for key in FIGURES)] for name, figures in sorted(quality.items())]
+    rows = [
+        [name, *(show_number(figures.get(key, 0.0)) for key in FIGURES)] for name, figures in sorted(quality.items())
+    ]
     days = passed_days(store, day - (NUM_DAYS - 1) * ONE_DAY, day)
     events = store.scan(events_table(site.source.context)).filter(pl.col("event_date").is_in(days))
     popularity = events.group_by("item_id").agg(events=pl.len()).collect()

@@ -53,6 +53,7 @@ class Tally:
     users: int = 0
     rows: int = 0
     fallback_rows: int = 0
+    cold_rows: int = 0
     broken: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_ROWS, 0))
     examples: dict[str, list[str]] = field(default_factory=lambda: {rule: [] for rule in OF_ROWS})
     times_listed_I: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -67,6 +68,7 @@ class Tally:
         self.users += other.users
         self.rows += other.rows
         self.fallback_rows += other.fallback_rows
+        self.cold_rows += other.cold_rows
         self.times_listed_I += other.times_listed_I
         for rule, num_broken in other.broken.items():
             self.add(rule, num_broken, other.examples[rule])
@@ -78,6 +80,7 @@ class Tally:
             "rows": self.rows,
             "mean_length": round(self.rows / self.users, 4) if self.users else 0.0,
             "fallback_share": round(self.fallback_rows / self.rows, 6) if self.rows else 0.0,
+            "cold_share": round(self.cold_rows / self.rows, 6) if self.rows else 0.0,
             "items": int((self.times_listed_I > 0).sum()),
             "coverage": round(float((self.times_listed_I > 0).mean()), 6) if self.times_listed_I.size else 0.0,
             "gini": round(gini(self.times_listed_I), 6),
@@ -243,6 +246,7 @@ def count_rows(
         tally.add(rule, int(is_broken.sum()), [in_words(row) for row in examples.iter_rows(named=True)])
     tally.rows += rows.height
     tally.fallback_rows += int((rows["source"] == "popular").sum())
+    tally.cold_rows += int((rows["source"] == "cold").sum())
     tally.times_listed_I += np.bincount(codes[is_known], minlength=len(tally.times_listed_I))
     return heads
 

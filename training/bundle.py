@@ -26,6 +26,7 @@ from training.baselines import BASELINES
 from training.models import MODELS
 from training.models.base import Recommender, SessionModel
 from training.models.context import Context
+from training.models.item_features import ItemFeatures
 from training.models.prior import WithPrior
 from training.recipes import Recipe, SequenceRecipe
 
@@ -68,6 +69,10 @@ def build(recipe: Recipe, num_codes: int, definitions: Definitions | None = None
         context = Context(num_codes, definitions or Definitions(), recipe.context)
         if context.width:  # else the window told nothing of it
             model.read_context(context)
+    if recipe.cold_items is not None:
+        features = ItemFeatures(num_codes, definitions or Definitions(), recipe.hidden_size + 1)
+        if features.tables:  # else the catalogue told nothing
+            model.read_features(features)
     return model if recipe.prior_half_life is None else WithPrior(model, num_codes, recipe.prior_half_life)
 
 

@@ -28,6 +28,8 @@ MOST_SESSIONS = 50
 """Of a user, that any recipe reads."""
 OF_PROPERTIES = ("intentrec",)
 """Encoders that always read all that is told of an event (features/intents.py)."""
+OF_ITEMS = ("category", "price_band")
+"""What the catalogue tells of an item before anyone had it."""
 CLOCK = ("hour", "weekday", "gap")
 """What the time of an event tells: hour and weekday in the site's zone, seconds since the event before."""
 
@@ -56,6 +58,8 @@ class SequenceRecipe(Section):
     """Of intentrec's short_term: how far back an event still tells of the interest of the moment."""
     context: tuple[str, ...] = ()
     """What is read of an event beside its item: CLOCK, properties, context columns, by name (docs/training.md)."""
+    cold_items: Duration | None = Field(default=None, gt=timedelta())
+    """Items that came so lately and are not learnt yet are recommended by OF_ITEMS alone; null: they are not."""
     num_layers: int = Field(default=1, ge=1)
     """Of intentrec and sasrec: layers of each Transformer."""
     num_heads: int = Field(default=2, ge=1)
@@ -434,8 +438,17 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def reads_properties(recipe: Recipe) -> TypeGuard[SequenceRecipe]:
-    """Whether a model of this recipe reads more of an event than its item."""
-    return isinstance(recipe, SequenceRecipe) and (recipe.encoder in OF_PROPERTIES or bool(recipe.context))
+    """Whether a model of this recipe reads more of an event, or of an item, than its code."""
+    if not isinstance(recipe, SequenceRecipe):
+        return False
+    return recipe.encoder in OF_PROPERTIES or bool(recipe.context) or recipe.cold_items is not None
+
+
+def properties_read(recipe: SequenceRecipe) -> tuple[str, ...] | None:
+    """Names of the properties that a model of this recipe reads; None: all."""
+    if recipe.encoder in OF_PROPERTIES:
+        return None
+    return tuple(dict.fromkeys((*recipe.context, *(OF_ITEMS if recipe.cold_items is not None else ()))))
 
 
 def find_recipe(name: str, training: "Training") -> Recipe:

@@ -8,22 +8,19 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
-import torch
 from mlflow.entities.model_registry import ModelVersion
-from torch import Tensor
 
-from features.intents import Definitions, tell_of_gone_columns
+from features.intents import tell_of_gone_columns
 from features.sequences import encode_sessions
-from features.vocabulary import PADDING, Vocabulary, extend_vocabulary
+from features.vocabulary import Vocabulary, extend_vocabulary
 from features.window import check_passed, data_digest, sessions_until, window_days
 from pipeline.catalogue import latest_items
 from pipeline.publish import Store
 from pipeline.terminal import log
-from training.bundle import Bundle, build, build_for, recipe_digest
+from training.bundle import Bundle, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
-from training.models.base import SessionModel
+from training.grow import grow
 from training.notes import NOTE, refit_note
 from training.recipes import SequenceRecipe
 from training.settings import TrainingSite
@@ -168,38 +165,6 @@ def standing_champion(tracking: Tracking, night: date) -> ModelVersion | None:
     if champion is not None and data_through(champion) < night and champion.tags.get("promoted", "") < str(night):
         return champion
     return newest(v for v in tracking.versions() if v.tags.get("promoted") and v.tags["promoted"] < str(night))
-
-
-def grow(bundle: Bundle, vocabulary: Vocabulary, recipe: SequenceRecipe) -> SessionModel:
-    """The same model for another vocabulary: rows follow their item_id, rows of new items are drawn from the seed."""
-    grown: Any = build_for(recipe, vocabulary)
-    old_C, new_C = shared_codes(bundle.vocabulary, vocabulary)
-    state, of_items = grown.state_dict(), item_dimensions(recipe, vocabulary.definitions)
-    for name, learnt in bundle.recommender.state_dict().items():
-        if name in of_items:
-            state[name].index_copy_(of_items[name], new_C, learnt.index_select(of_items[name], old_C))
-        else:
-            state[name] = learnt
-    grown.load_state_dict(state)
-    grown.describe_items(vocabulary.described())
-    return grown
-
-
-def shared_codes(old: Vocabulary, new: Vocabulary) -> tuple[Tensor, Tensor]:
-    """(C) and (C) the codes of each item that both know, padding among them."""
-    both = old.items.join(new.items, on="item_id", suffix="_new")
-    old_C, new_C = (np.append(both[name].to_numpy(), PADDING) for name in ("item_code", "item_code_new"))
-    return torch.from_numpy(old_C), torch.from_numpy(new_C)
-
-
-def item_dimensions(recipe: SequenceRecipe, definitions: Definitions | None = None) -> dict[str, int]:
-    """Which of a model's tensors hold something of each item, and in which dimension: what grows with the items."""
-    small, large = (build(recipe, num_codes, definitions).state_dict() for num_codes in (2, 3))
-    differences = {
-        name: [d for d, size in enumerate(tensor.shape) if size != large[name].shape[d]]
-        for name, tensor in small.items()
-    }
-    return {name: found[0] for name, found in differences.items() if found}
 
 
 def serve(tracking: Tracking, version: ModelVersion, night: date) -> None:

@@ -105,6 +105,21 @@ class TrainingSite(FeaturesSite):
         return self
 
     @model_validator(mode="after")
+    def cold_items_are_told_of(self) -> "TrainingSite":
+        """Items without events can be known by a side table only."""
+        columns = None if self.items is None else self.items.columns
+        if columns is not None and (columns.category or columns.price):
+            return self
+        for name in self.training.recipes:
+            recipe = find_recipe(name, self.training)
+            if isinstance(recipe, SequenceRecipe) and recipe.cold_items is not None:
+                raise ValueError(
+                    f"training.recipes.{name}.cold_items recommends items by category and price, but no column of "
+                    "`items` tells these; name one in items.columns, or leave cold_items out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def export_fits_the_site(self) -> "TrainingSite":
         """Rules name columns and event types that this site has."""
         check_export(self.export, self)

@@ -28,14 +28,15 @@ from pipeline.publish import Store
 from pipeline.terminal import log
 from training.bundle import Bundle, build_for, describe_recipe, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
+from training.cold_items import cold_quality, offer_new
 from training.compare import PICTURES, recalls
 from training.faithfulness import faithfulness
-from training.measure import measure_bundle, read_held_out_day
+from training.measure import HeldOutDay, measure_bundle, read_held_out_day
 from training.models.base import Recommender, SessionModel
 from training.models.context import ALWAYS
 from training.notes import NOTE, run_note
 from training.pictures import Drawn, learning_curve
-from training.recipes import Recipe, SequenceRecipe, find_recipe, reads_properties
+from training.recipes import Recipe, SequenceRecipe, find_recipe, properties_read, reads_properties
 from training.settings import TrainingSite
 from training.tracking import Tracking
 from training.units import training_units
@@ -67,7 +68,7 @@ def train(
     sequences = training_units(recipe, read_sequences(rows))
     if reads_properties(recipe):
         sessions = sessions_until(site, store, window_days(site, store, night - ONE_DAY), night - ONE_DAY)
-        vocabulary = define_properties(site, store, vocabulary, sessions, night - ONE_DAY, recipe.context)
+        vocabulary = define_properties(site, store, vocabulary, sessions, night - ONE_DAY, properties_read(recipe))
         sequences = training_units(recipe, encode_sessions(sessions, vocabulary).known_only())
     with tracking.run(night, run_name(recipe_name, recipe), tags) as run_id:
         days = window_days(site, store, night - ONE_DAY)
@@ -87,6 +88,7 @@ def train(
         outcomes = measure_bundle(bundle, held_out, site.training.metric_ks)
         metrics = outcomes.numbers()
         if isinstance(recipe, SequenceRecipe):
+            metrics |= measure_cold_items(site, store, bundle, held_out)
             metrics |= faithfulness(bundle, encode_sessions(held_out.sessions, vocabulary).known_only())
         tracking.log_metrics(run_id, metrics | speed)
         tracking.keep_outcomes(run_id, outcomes)
@@ -118,14 +120,14 @@ def define_properties(
     vocabulary: Vocabulary,
     sessions: pl.DataFrame,
     last: date,
-    context: Sequence[str] = (),
+    read: Sequence[str] | None = None,
 ) -> Vocabulary:
-    """The vocabulary with the properties of events that the sessions of a window, which ends with `last`, show.
+    """The vocabulary with the properties that the sessions of a window, which ends with `last`, show; `read`: of which.
 
-    With `context` of these only; without, of all.
+    Without `read`, of all, and which of them are predicted.
     """
     catalogue = latest_items(store, last)
-    return vocabulary.describe(learn_definitions(site, sessions, catalogue, context or None), catalogue)
+    return vocabulary.describe(learn_definitions(site, sessions, catalogue, read), catalogue)
 
 
 def fit_in(
@@ -143,6 +145,14 @@ def fit_in(
         return fit(model, sequences, recipe, epochs, folder, report)
     with tempfile.TemporaryDirectory(prefix="nightjar-fit-") as scratch:
         return fit(model, sequences, recipe, epochs, Path(scratch), report)
+
+
+def measure_cold_items(site: TrainingSite, store: Store, bundle: Bundle, held_out: HeldOutDay) -> dict[str, float]:
+    """What offering the items that came lately does on the held-out day; nothing where the recipe offers none."""
+    if not isinstance(bundle.recipe, SequenceRecipe) or bundle.recipe.cold_items is None:
+        return {}
+    offered = offer_new(site, store, bundle, bundle.data_through)
+    return cold_quality(bundle, offered, held_out, site.training.metric_ks)
 
 
 def run_name(recipe_name: str, recipe: Recipe) -> str:
@@ -173,12 +183,11 @@ def describe_data(days: Sequence[date], vocabulary: Vocabulary, sequences: Seque
 
 def describe_context(recipe: Recipe, vocabulary: Vocabulary) -> dict[str, str]:
     """What a run really reads of events beside items, as an MLflow parameter: without what the window did not tell."""
-    if vocabulary.definitions is None:
+    if vocabulary.definitions is None or not isinstance(recipe, SequenceRecipe):
         return {}
     classes = vocabulary.definitions.classes
-    named = isinstance(recipe, SequenceRecipe) and recipe.context
-    read = dict.fromkeys(named or (*classes, *ALWAYS))
-    return {"context_read": ", ".join(name for name in read if name in (*classes, *ALWAYS))}
+    named = (*classes, *ALWAYS) if properties_read(recipe) is None else recipe.context
+    return {"context_read": ", ".join(name for name in dict.fromkeys(named) if name in (*classes, *ALWAYS))}
 
 
 def describe_window(days: Sequence[date]) -> dict[str, Any]:

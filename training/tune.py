@@ -22,7 +22,7 @@ from pipeline.terminal import log
 from training.bundle import Bundle, build_for, describe_recipe, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.evaluation import evaluate_next
-from training.recipes import MOST_SESSIONS, Recipe, SequenceRecipe, find_recipe, reads_properties
+from training.recipes import MOST_SESSIONS, Recipe, SequenceRecipe, find_recipe, properties_read, reads_properties
 from training.settings import TrainingSite
 from training.tracking import Tracking
 from training.train import define_properties, microseconds_at_end, run_name
@@ -77,7 +77,7 @@ def read_rehearsal(site: TrainingSite, store: Store, night: date, recipe: Recipe
     sessions = sessions_until(site, store, days, last)
     vocabulary = learn_vocabulary(sessions, site.window.min_item_count)
     if reads_properties(recipe):
-        vocabulary = define_properties(site, store, vocabulary, sessions, last, recipe.context)
+        vocabulary = define_properties(site, store, vocabulary, sessions, last, properties_read(recipe))
     coded = encode_sessions(sessions, vocabulary).known_only()
     if not coded.at_least(2).num_sessions:
         raise ContractError(

@@ -2,7 +2,7 @@
 
 from features.sequences import Sequences
 from pipeline.terminal import log
-from training.recipes import OF_USERS, Recipe, SequenceRecipe
+from training.recipes import OF_USERS, Recipe, SequenceRecipe, reads_properties
 
 
 def reads_users(recipe: Recipe) -> bool:
@@ -11,8 +11,8 @@ def reads_users(recipe: Recipe) -> bool:
 
 
 def carries_users(recipe: Recipe) -> bool:
-    """Whether a model of this recipe carries a state of each user that can be kept; with context none does."""
-    return isinstance(recipe, SequenceRecipe) and recipe.encoder in OF_USERS and not recipe.context
+    """Whether a model of this recipe carries a state of each user that can be kept, made of items alone."""
+    return isinstance(recipe, SequenceRecipe) and recipe.encoder in OF_USERS and not reads_properties(recipe)
 
 
 def training_units(recipe: Recipe, sequences: Sequences) -> Sequences:

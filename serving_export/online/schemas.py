@@ -71,7 +71,7 @@ class ListedItem(Item):
 
     rank: int
     score: float
-    source: str = Field(description="model, popular or rule.")
+    source: str = Field(description="model, cold (an item that it has not learnt), popular or rule.")
     because: Because | None = None
     reasons: list[Reason] | None = None
 

@@ -17,7 +17,7 @@ from pipeline.errors import ConfigurationError
 from serving_export.tables import RECOMMENDATIONS
 from training.batch import gather
 from training.bundle import Bundle, build_for
-from training.recipes import SequenceRecipe
+from training.recipes import SequenceRecipe, properties_read
 from training.refit import learn_on
 from training.tracking import Tracking
 from training.train import define_properties, microseconds_at_end
@@ -32,7 +32,7 @@ def told(loaded_shop):
     sessions = sessions_until(site, store, loaded_shop.days[:4], last)
     recipe = SequenceRecipe(encoder="gru", hidden_size=8, context=("event_type", "hour", "category"), refit_epochs=1)
     plain = learn_vocabulary(sessions, site.window.min_item_count)
-    vocabulary = define_properties(site, store, plain, sessions, last, recipe.context)
+    vocabulary = define_properties(site, store, plain, sessions, last, properties_read(recipe))
     model = build_for(recipe, vocabulary).eval()
     return Bundle(model, vocabulary, "gru", recipe, last, microseconds_at_end(site, last)), sessions
 
@@ -47,7 +47,7 @@ def test_only_what_the_recipe_reads_is_defined_and_predicted_is_nothing(told, lo
         loaded_shop.site, same, latest_items(loaded_shop.store, loaded_shop.days[3]), ("event_type",)
     )
     assert found.classes == {}
-    assert "context event_type is left out: the window holds 1 class of it" in caplog.text
+    assert "property event_type is left out: the window holds 1 class of it" in caplog.text
 
 
 def test_half_of_the_items_may_change_their_category(told, loaded_shop, caplog):

@@ -8,8 +8,8 @@ import torch
 
 from features.vocabulary import Vocabulary
 from training.bundle import Bundle, build
+from training.grow import grow
 from training.recipes import SequenceRecipe
-from training.refit import grow
 
 
 def vocabulary_of(ids):

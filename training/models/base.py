@@ -61,6 +61,9 @@ class SessionModel(Recommender):
     def describe_items(self, described: Mapping[str, Integers]) -> None:
         """Take what the catalogue tells of items, each (I), as `Vocabulary.described` gives it; ignored by default."""
 
+    def begin_items(self, codes_C: Tensor) -> None:
+        """Let items that come new (C) begin as the model has them begin; by default as they were drawn."""
+
     @abstractmethod
     def states(self, batch: Batch) -> Tensor:
         """(T, D) what is wanted next after each event."""

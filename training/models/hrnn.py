@@ -105,7 +105,7 @@ class Hrnn(Gru4Rec):
 
     def new_carry(self, num_sessions: int) -> Tensor:
         """(B, 2 D + 1) the session's state, the user's, and whether the user has an event."""
-        self.items_only()
+        self.learnt_only()
         return self.items.weight.new_zeros(num_sessions, 2 * self.layer.hidden_size + 1)
 
     def advance(
@@ -123,7 +123,7 @@ class Hrnn(Gru4Rec):
             turns_B1 = is_new_B[:, None] & (begun_B1 > 0)
             user_BD = torch.where(turns_B1, self.user_layer(session_BD, user_BD), user_BD)
             session_BD = torch.where(turns_B1, self.start(user_BD).tanh(), session_BD)
-        inputs_BD = self.dropout(self.items(item_codes_B))
+        inputs_BD = self.dropout(self.rows(item_codes_B))
         if self.propagate == "all":
             inputs_BD = torch.cat([inputs_BD, user_BD], dim=1)
         states_1BD, _ = self.layer(inputs_BD[None], session_BD[None].contiguous())

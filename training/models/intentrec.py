@@ -128,6 +128,7 @@ class IntentRec(SharedItems):
 
     def describe_items(self, described: Mapping[str, Integers]) -> None:
         """Keep what the catalogue tells of items."""
+        super().describe_items(described)
         self.told.describe_items(described)
 
     def states(self, batch: Batch) -> Tensor:

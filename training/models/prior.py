@@ -46,6 +46,10 @@ class WithPrior(SessionModel):
         """The model's own."""
         self.model.describe_items(described)
 
+    def begin_items(self, codes_C: Tensor) -> None:
+        """The model's own; nothing of them was counted."""
+        self.model.begin_items(codes_C)
+
     def see(self, sequences: Sequences) -> None:
         """Count the events of the window: (I) at its last event, to be kept, and (G, I) on the way, for training."""
         self.model.see(sequences)

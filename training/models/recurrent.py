@@ -33,7 +33,7 @@ class Recurrent(SharedItems):
 
     def new_carry(self, num_sessions: int) -> Tensor:
         """(B, D), of an LSTM (B, 2 D), zeros: what a session without an event carries on."""
-        self.items_only()
+        self.learnt_only()
         width = self.layer.hidden_size * (2 if isinstance(self.layer, nn.LSTM) else 1)
         return self.items.weight.new_zeros(num_sessions, width)
 
@@ -45,7 +45,7 @@ class Recurrent(SharedItems):
         carry_BC = self.new_carry(len(item_codes_B)) if carry_BC is None else carry_BC
         if is_new_B is not None:
             carry_BC = carry_BC.masked_fill(is_new_B[:, None], 0)
-        inputs_1BD = self.dropout(self.items(item_codes_B))[None]
+        inputs_1BD = self.dropout(self.rows(item_codes_B))[None]
         parts = [part[None].contiguous() for part in carry_BC.split(self.layer.hidden_size, dim=1)]
         states_1BD, last = self.layer(inputs_1BD, tuple(parts) if len(parts) > 1 else parts[0])
         carry_BC = torch.cat([part[0] for part in last], dim=1) if len(parts) > 1 else last[0]

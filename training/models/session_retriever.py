@@ -70,7 +70,8 @@ class SessionRetriever(ItemTable):
 
     def item_vectors(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
         """(I, D) or (C, D) of length one."""
-        rows = self.items.weight if codes_C is None else self.items(codes_C)
+        is_whole = codes_C is None and self.features is None
+        rows = self.items.weight if is_whole else self.rows(self.all_codes() if codes_C is None else codes_C)
         return functional.normalize(self.of_item(rows), dim=1)
 
     def pool(self, inputs_TD: Tensor, offsets: Tensor) -> Tensor:

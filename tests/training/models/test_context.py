@@ -16,11 +16,11 @@ from features.vocabulary import learn_vocabulary
 from training.batch import Batch, gather
 from training.bundle import Bundle, build, load_bundle, save_bundle
 from training.fit import fit
+from training.grow import grow
 from training.models import MODELS
 from training.models.context import Context, is_repeat
 from training.models.item_table import ItemTable
 from training.recipes import OF_PROPERTIES, RECIPES, SequenceRecipe
-from training.refit import grow
 from training.units import carries_users
 
 AS_OF = 1_772_323_200_000_000

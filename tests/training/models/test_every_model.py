@@ -18,10 +18,10 @@ from training.batch import gather
 from training.bundle import Bundle, build, load_bundle, save_bundle
 from training.evaluation import evaluate_next
 from training.fit import fit
+from training.grow import grow
 from training.models import MODELS
 from training.models.base import SessionModel, search_exact
 from training.recipes import RECIPES, SequenceRecipe
-from training.refit import grow
 
 NUM_CODES = 31
 AS_OF = 1_772_323_200_000_000

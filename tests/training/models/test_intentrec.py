@@ -12,10 +12,10 @@ from features.vocabulary import learn_vocabulary
 from training.batch import gather
 from training.bundle import Bundle, build, load_bundle, save_bundle
 from training.fit import fit
+from training.grow import grow
 from training.models.intentrec import IntentRec
 from training.models.transformer import Block, group_sessions
 from training.recipes import SequenceRecipe
-from training.refit import grow
 
 AS_OF = 1_772_323_200_000_000
 NUM_CODES = 13

@@ -12,11 +12,11 @@ from serving_export.scoring import item_vectors
 from training.batch import gather
 from training.bundle import Bundle, build, load_bundle, save_bundle
 from training.fit import fit
+from training.grow import grow
 from training.models import MODELS
 from training.models.base import search_exact
 from training.models.prior import STEPS_A_HALF_LIFE, WithPrior
 from training.recipes import RECIPES, SequenceRecipe
-from training.refit import grow
 
 HOUR = 3_600_000_000
 NUM_CODES = 6
