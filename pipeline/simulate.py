@@ -60,15 +60,17 @@ CATEGORIES = {
 COLOURS = ["Blue", "Red", "Green", "Black", "White", "Sand", "Grey", "Rust", "Olive", "Plum"]
 MATERIALS = ["Linen", "Cotton", "Wool", "Hemp", "Silk", "Denim", "Canvas", "Velvet"]
 
-INTENTS = ["focused", "browse", "rediscover"]
-"""Goes from an item to what fits it; looks around in one category; comes back to what was liked before."""
-INTENT_SHARES = np.array([0.40, 0.38, 0.22])
+INTENTS = ["focused", "browse", "rediscover", "none"]
+"""Goes from an item to what fits it; looks around in one category; comes back to what was liked before; drifts."""
+INTENT_SHARES = np.array([0.40, 0.38, 0.22, 0.0])
+PLAIN_SHARES = np.array([0.0, 0.0, 0.0, 1.0])
 FOLLOW, CATEGORY, TASTE, LIKED, ANYWHERE = range(5)
 SOURCE_WEIGHTS = np.array(
     [  # follow, category, taste, liked, anywhere
         [0.68, 0.22, 0.03, 0.00, 0.07],
         [0.04, 0.76, 0.06, 0.00, 0.14],
         [0.15, 0.05, 0.25, 0.45, 0.10],
+        [0.45, 0.00, 0.00, 0.00, 0.55],
     ]
 )
 """Intent x source: where the next item comes from."""
@@ -115,6 +117,8 @@ class Shop:
     """Share of a day's rows that are delivered with the next day's file."""
     faults_per_day: int = 20
     """About so many rows per day of each kind of fault; the exact number is drawn anew for each kind and day."""
+    is_plain: bool = False
+    """Whether nobody has a taste, an intent or a memory: a shop in which neither can help to tell what comes next."""
     bots_per_day: int = 1
     """Crawlers, each with twice the events that the site's `source.bots.events_per_day` allows."""
 
@@ -293,6 +297,8 @@ def draw_world(shop: Shop) -> World:
     is_launched_later[np.unique(categories_I, return_index=True)[1]] = False  # no category is ever empty
     launch_days_I = np.where(is_launched_later, rng.integers(1, shop.launch_days + 1, num_items), 0)
     tastes_VC = rng.dirichlet(np.full(num_categories, 0.25), shop.num_visitors)
+    if shop.is_plain:
+        tastes_VC[:] = tastes_VC.mean(axis=0)
     return World(
         shop=shop,
         item_ids=[f"sku-{number:05d}" for number in range(num_items)],
@@ -437,7 +443,7 @@ def draw_visits(world: World, day: date, midnight: int, next_midnight: int, shel
     order = np.argsort(starts, kind="stable")
     visitor, starts = visitor[order], starts[order]
 
-    intent = rng.choice(len(INTENTS), num_visits, p=INTENT_SHARES)
+    intent = rng.choice(len(INTENTS), num_visits, p=PLAIN_SHARES if shop.is_plain else INTENT_SHARES)
     focus = draw_columns(world.tastes_VC[visitor], rng.random(num_visits))
     takes_other_device = (rng.random(num_visits) < 0.2) | (visitor == shop.num_visitors)
     device = np.where(takes_other_device, rng.integers(0, len(DEVICES), num_visits), world.devices_V[visitor])

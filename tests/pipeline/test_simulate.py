@@ -263,6 +263,18 @@ def test_who_liked_nothing_yet_goes_by_taste(world: World, truth: list[Simulated
     assert by_category == pytest.approx(expected / (category + taste + liked + anywhere))
 
 
+def test_in_a_plain_shop_all_visitors_are_alike() -> None:
+    shop = Shop(num_items=240, num_visitors=300, sessions_per_day=200, is_plain=True)
+    plain = draw_world(shop)
+    assert np.ptp(plain.tastes_VC, axis=0).max() < 1e-12
+    *_, day = simulate_days(plain, "UTC", shop.opens_on + timedelta(days=2))
+    assert set(day.visits.intent_N) == {INTENTS.index("none")}
+    assert day.shelf.liked_VI.sum() > 0, "there would be something to come back to"
+    rows, previous = np.arange(200), np.full(200, 5)
+    chances = next_item_probabilities(day.shelf, day.visits, rows, previous, np.zeros(200, int))
+    assert np.ptp(chances, axis=0).max() < 1e-12, "who the visitor is tells nothing of what comes next"
+
+
 def test_drawing_follows_the_chances() -> None:
     chances = np.tile([0.0, 0.25, 0.0, 0.75], (4000, 1))
     drawn = draw_columns(chances, np.random.default_rng(0).random(4000))
