@@ -7,6 +7,7 @@ const WAIT = 120; // ms after a key, so that a word is one question
 
 export function makeChoice(field, list, { find, show, take, takeText }) {
   let found = [];
+  let foundFor = null; // the words that `found` answers
   let active = -1;
   let timer;
   let asking = new AbortController();
@@ -34,14 +35,14 @@ export function makeChoice(field, list, { find, show, take, takeText }) {
   });
 
   async function look() {
+    clearTimeout(timer);
     asking.abort();
     asking = new AbortController();
-    try {
-      found = await find(field.value.trim(), asking.signal);
-    } catch {
-      found = []; // no list to choose from; the field itself still works
-    }
-    if (asking.signal.aborted || document.activeElement !== field) return;
+    const { signal } = asking;
+    const words = field.value.trim();
+    const answer = await find(words, signal).catch(() => []); // without a list the field itself still works
+    if (signal.aborted || document.activeElement !== field) return;
+    [found, foundFor] = [answer, words];
     active = -1;
     const options = found.map((each, place) =>
       element("li", { role: "option", id: `${list.id}-${place}`, "aria-selected": "false" }, ...show(each)),
@@ -52,9 +53,12 @@ export function makeChoice(field, list, { find, show, take, takeText }) {
     field.removeAttribute("aria-activedescendant");
   }
 
+  // No key acts on what was found for half a word.
+  const isOld = () => list.hidden || foundFor !== field.value.trim();
+
   async function walk(step) {
-    if (list.hidden) await look();
-    if (!found.length) return;
+    if (isOld()) await look();
+    if (list.hidden) return;
     list.children[active]?.setAttribute("aria-selected", "false");
     active = (active + step + (active < 0 && step < 0 ? 1 : 0) + found.length) % found.length;
     const option = list.children[active];
@@ -64,14 +68,13 @@ export function makeChoice(field, list, { find, show, take, takeText }) {
   }
 
   async function enter() {
-    if (active >= 0) return choose(active);
-    clearTimeout(timer);
+    if (active >= 0 && !isOld()) return choose(active);
     if (takeText) {
       close();
       return takeText(field.value.trim());
     }
-    await look(); // what is typed now, not what was found for half of it
-    if (found.length) choose(0);
+    await look();
+    if (!list.hidden) choose(0);
   }
 
   function escape() {

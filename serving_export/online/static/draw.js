@@ -34,6 +34,7 @@ export function drawEvents(list, session) {
         element("span", { class: "influence" }), button);
     }),
   );
+  list.scrollTop = list.scrollHeight; // the newest is what was added, or what stands where something was taken out
 }
 
 // Beside each event of the session, what it adds to the score of one item.

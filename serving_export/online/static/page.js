@@ -61,11 +61,11 @@ async function refresh(words) {
 
 // Before the first click a known user has last night's list; the endpoint answers the rest.
 async function listOf(model, signal) {
-  if (!state.user || state.session.length || model) return shortened(await api.recommend(question(model), signal));
-  const [night, intents] = await Promise.all([
-    api.lastNight(state.user, signal),
-    api.intentsOf(state.user, signal).catch(() => null),
-  ]);
+  const isFirst = state.user && !state.session.length && !model;
+  const [night, intents] = isFirst
+    ? await Promise.all([api.lastNight, api.intentsOf].map((of) => of(state.user, signal).catch(() => null)))
+    : [null, null];
+  if (!night) return shortened(await api.recommend(question(model), signal));
   const list = night.lists.find(({ channel }) => channel === state.channel) ?? night.lists[0];
   const note = night.note ?? `Last night's list, made from data through ${night.data_through}.`;
   return shortened({ ...night, items: list?.items ?? [], note, intents: intents?.intents });
@@ -170,6 +170,9 @@ function listen() {
     show: (user) => [text("name", user.user_id)],
     take: (user) => chooseUser(user.user_id),
     takeText: chooseUser,
+  });
+  at("user").addEventListener("blur", () => {
+    at("user").value = state.user; // what was typed and not entered is no choice
   });
   makeChoice(at("search"), at("found"), {
     find: async (words, signal) => (await api.items(words, signal)).items,

@@ -33,6 +33,14 @@ def test_the_page_may_load_and_run_nothing_but_its_own_files(client):
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
 
 
+def test_a_browser_asks_each_time_whether_a_file_has_changed(client):
+    for path in ("/", "/static/page.js"):
+        first = client.get(path)
+        assert first.headers["cache-control"] == "no-cache"
+    again = client.get("/static/page.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
+
+
 def test_every_file_that_is_named_is_sent_with_its_type(client):
     page = (FILES / "page.html").read_text()
     named = {Path(name).name for name in re.findall(r'(?:href|src)="static/([^"]+)"', page)}
