@@ -41,6 +41,10 @@ from training.recipes import MOST_SESSIONS, RECIPES, SequenceRecipe, override, r
 from training.train import define_properties, make, microseconds_at_end
 from training.units import training_units
 
+ENTREE = Log("entree_chicago", "Entree Chicago, sessions of January 1999", "1998-07-01", "1999-01-01")
+LOGS_HERE = {log.site: log for log in (*LOGS, ENTREE)}
+TEST_DAYS = {"entree_chicago": 31}
+"""Days that are tested on, where one holds too few sessions; models learn up to the first of them."""
 BANDS = ("0", "1", "2", "3_or_more")
 METRIC = "next_mrr_at_20"
 SHUFFLED = "hrnn init, shuffled users"
@@ -80,13 +84,13 @@ def measure_all(purpose: str, models: dict[str, Model], folder_name: str) -> tup
     """What the command line asks for: each model with each seed, on the day of a log."""
     parser = argparse.ArgumentParser(description=purpose)
     parser.add_argument("home", type=Path)
-    parser.add_argument("--log", default="demo", choices=[log.site for log in LOGS])
+    parser.add_argument("--log", default="demo", choices=LOGS_HERE)
     parser.add_argument("--day", help="another day to test on, such as one to choose settings on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--models", nargs="+", default=list(models), choices=models)
     told = parser.parse_args()
     torch.set_num_threads(1)
-    log = next(log for log in LOGS if log.site == told.log)
+    log = LOGS_HERE[told.log]
     log = replace(log, day=told.day or log.day)
     day = read_day(told.home.resolve(), log)
     folder = told.home / folder_name / f"{log.site} {log.day}"
@@ -97,11 +101,12 @@ def measure_all(purpose: str, models: dict[str, Model], folder_name: str) -> tup
 
 
 def read_day(home: Path, log: Log) -> Day:
-    """Sessions of the window, of the test day, and of its visitors before it."""
+    """Sessions of the window, of the test days, and of their visitors before."""
     site = load_site(ROOT / "conf" / f"{log.site}.yaml", Site, home)
     store, day = open_store(site), date.fromisoformat(log.day)
     sessions = sessions_until(site, store, window_days(site, store, day - ONE_DAY), day - ONE_DAY)
-    test = held_out_sessions(site, store, day)
+    days = [day + n * ONE_DAY for n in range(TEST_DAYS.get(log.site, 1))]
+    test = pl.concat([held_out_sessions(site, store, each) for each in days])
     return Day(site, sessions, test, earlier_sessions(site, store, test, day, MOST_SESSIONS), log)
 
 
