@@ -86,7 +86,8 @@ def open_study(rehearsal: Rehearsal, recipe_name: str, recipe: Recipe) -> optuna
     """
     site = rehearsal.site
     declared = SPACES.get(recipe_name, {})
-    fixed = {name: value for name, value in present(recipe).items() if name not in (*declared, "epochs")}
+    chosen = recipe.model_dump(mode="json", exclude_defaults=True)
+    fixed = {name: value for name, value in chosen.items() if name not in (*declared, "epochs")}
     metric = site.training.champion_metric
     told = json.dumps([rehearsal.digest, metric, SPACE.dump_python(declared, mode="json"), fixed], sort_keys=True)
     name = f"{recipe_name} {rehearsal.night} {hashlib.sha256(told.encode()).hexdigest()[:12]}"
