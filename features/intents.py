@@ -1,7 +1,7 @@
 """What an event tells beside its item, as small codes; and which of it is predicted of the next event: the intents.
 
     event_type, context columns   as the log tells them
-    category, price_band          of its item, as the catalogue tells it
+    category, price_band          of its item, as the catalogue tells it; an item may have several categories
     item_age                      how long its item was known then; missing for items that were there when the log
                                   began, whose age nobody knows: the days since then would be a date
     new_or_repeat                 whether its session had the item before
@@ -27,6 +27,8 @@ from pipeline.terminal import log
 MISSING = 0
 MOST_CLASSES = 256
 """Of a property that the log or the catalogue names: its most frequent values; others are missing."""
+MOST_CATEGORIES = 8
+"""Of an item that has several: the first ones that have a class."""
 QUARTILES = (0.25, 0.5, 0.75)
 MICROSECONDS_A_DAY = 86_400_000_000
 
@@ -48,6 +50,23 @@ class Definitions(Section):
     """The properties of the next event that are predicted."""
     time_zone: str = "UTC"
     """In which hours and weekdays are told."""
+    category_separator: str | None = None
+    """What stands between the categories of an item; None: it has one."""
+    num_categories: int = 1
+    """Most categories of an item that are told; 1: `category`, 2: `category_2` beside it, and so on."""
+
+    @property
+    def category_columns(self) -> tuple[str, ...]:
+        """Where the categories of items are told, the first one first."""
+        return ("category", *(f"category_{n}" for n in range(2, self.num_categories + 1)))
+
+    def text(self) -> str:
+        """All of it as JSON, without what only items with several categories need, where there are none.
+
+        So definitions are equal to those of models that were made before items could have several.
+        """
+        unused = {"category_separator", "num_categories"} if self.category_separator is None else None
+        return self.model_dump_json(exclude=unused)
 
     def encode(self, events: pl.DataFrame) -> dict[str, Integers]:
         """(T) codes of the properties that the log tells; a column that is not there is left out."""
@@ -58,14 +77,21 @@ class Definitions(Section):
         }
 
     def describe(self, item_ids: pl.Series, catalogue: pl.DataFrame) -> pl.DataFrame:
-        """What is known of items, a row each: codes of category and price_band, and first_seen.
+        """What is known of items, a row each: codes of their categories and of price_band, and first_seen.
 
         `first_seen` is in microseconds since 1970, the midnight before the item was first seen; 0 if that is unknown.
         """
         known = catalogue.select("item_id", "category", "price", first_seen=first_seen())
         found = item_ids.to_frame("item_id").join(known, on="item_id", how="left", maintain_order="left")
+        codes = categories(pl.col("category"), self.category_separator).list.eval(
+            coded(pl.element(), self.classes.get("category", ()))
+        )
+        told = codes.list.eval(pl.element().filter(pl.element() != MISSING))
         return found.select(
-            category=coded(pl.col("category"), self.classes.get("category", ())),
+            *(
+                told.list.get(n, null_on_oob=True).fill_null(MISSING).alias(column)
+                for n, column in enumerate(self.category_columns)
+            ),
             price_band=banded(pl.col("price"), self.price_edges),
             first_seen=midnight(pl.col("first_seen"), self.time_zone).fill_null(MISSING),
         )
@@ -87,9 +113,11 @@ def learn_definitions(
     happened = pl.col("started_at").dt.epoch("us") + pl.col("offsets_seconds") * 1e6
     age = (happened - midnight(pl.col("first_seen"), site.time_zone)) / MICROSECONDS_A_DAY
     age_edges, price_edges = edges(told.select(age=age)["age"]), edges(told["price_of_item"])
+    separator = None if site.items is None else site.items.category_separator
+    of_items = told.select("item_id", ours=categories(pl.col("ours"), separator))
     has_repeats = bool(events.select("session_id", "item_id").is_duplicated().any())
     classes = {
-        "category": most_frequent(told["ours"]),
+        "category": most_frequent(of_items["ours"].explode()),
         "price_band": band_names(price_edges, ""),
         "item_age": band_names(age_edges, " days"),
         "new_or_repeat": ("new", "repeat") if has_repeats else ("new",),
@@ -109,6 +137,8 @@ def learn_definitions(
         price_edges=price_edges,
         intents=() if read is not None else tuple(name for name in site.intents if name in telling),
         time_zone=site.time_zone,
+        category_separator=separator,
+        num_categories=min(max(1, int(of_items["ours"].list.len().max() or 1)), MOST_CATEGORIES),  # type: ignore[arg-type]
     )
 
 
@@ -122,6 +152,16 @@ def tell_of_gone_columns(site: FeaturesSite, definitions: Definitions | None) ->
                 "Name it again, or train the model anew",
                 *(site.name, name),
             )
+
+
+def categories(text: pl.Expr, separator: str | None) -> pl.Expr:
+    """The categories that a text names, each once, in its order; a null names none."""
+    parts = pl.concat_list(text) if separator is None else text.str.split(separator)
+    if separator is not None:
+        parts = parts.list.eval(pl.element().str.strip_chars())
+    return parts.list.eval(pl.element().filter(pl.element().is_not_null() & (pl.element() != ""))).list.unique(
+        maintain_order=True
+    )
 
 
 def most_frequent(values: pl.Series) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ class Vocabulary:
         of_items = str(self.items.select(content_digest(stable_id(pl.col("item_code"), pl.col("item_id")))).item())
         if self.definitions is None:
             return of_items
-        return hashlib.sha256(f"{of_items}{self.definitions.model_dump_json()}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{of_items}{self.definitions.text()}".encode()).hexdigest()[:32]
 
 
 def learn_vocabulary(sessions: pl.DataFrame, min_item_count: int) -> Vocabulary:

@@ -226,6 +226,10 @@ class Items(Section):
     """Path with wildcards, of csv, tsv, JSON Lines or Parquet; `{date}` stands for the delivery day."""
     columns: ItemColumns
     separator: str = ","
+    category_separator: str | None = Field(default=None, min_length=1)
+    """What stands between the categories of an item that has several, as in `Drama|Comedy`; None: each has one.
+
+    Models of intents then read and predict them one by one; rules of lists see the text as it is."""
     header: list[str] | None = Field(default=None, min_length=1)
     """Names of the columns of a text file that does not begin with them."""
     unknown: Literal["keep", "reject"] = "keep"

@@ -1,6 +1,7 @@
 """How well the intents of the next event are predicted, and what that does for the item.
 
-Over the targets of `warm`, for each intent of the model; a target whose event has no label counts nowhere:
+Over the targets of `warm`, for each intent of the model; a target whose event has no label counts nowhere. Of an item
+with several categories each is a label, and a guess is right if it is one of them:
 
     accuracy, macro_f1     of the most probable class; macro_f1 is the mean of F1 over the classes that occur
     calibration_error      how far confidence and accuracy are apart: expected calibration error (Guo et al., ICML 2017)
@@ -8,7 +9,7 @@ Over the targets of `warm`, for each intent of the model; a target whose event h
     most_common_…          of another guess: the class that is most frequent among the targets
     next_mrr_at_k_right    of the item, where the most probable class was right; …_wrong where it was not
 
-Shapes: R targets · C classes.
+Shapes: R targets · C classes · L labels of a target, 0 behind them.
 """
 
 from collections.abc import Mapping
@@ -46,13 +47,12 @@ def intent_quality(bundle: Bundle, sessions: pl.DataFrame, earlier: pl.DataFrame
         targets = batch.target_mask
         top = bundle.recommender.recommend_targets(batch, k, bundle.as_of)
         ranks.append(rank_targets(top, batch.targets().numpy()))
-        properties = model.told.properties(batch)
         found = {}
         for name, probabilities_TC in model.intents(batch).items():
-            best = probabilities_TC[targets].max(1)
+            best, labels_TL = probabilities_TC[targets].max(1), model.told.labels(name, batch)
             found[name] = {
-                "label": properties[name].roll(-1)[targets].numpy(),
-                "last": properties[name][targets].numpy(),
+                "labels": labels_TL.roll(-1, dims=0)[targets].numpy(),
+                "last": labels_TL[targets, 0].numpy(),
                 "predicted": best.indices.numpy() + 1,
                 "confidence": best.values.double().numpy(),
             }
@@ -74,18 +74,21 @@ def intent_model(recommender: Recommender) -> IntentRec | None:
 
 
 def measure_intent(columns: Mapping[str, NDArray[np.generic]], ranks_R: Integers, k: int) -> dict[str, float]:
-    """The metrics of one intent, from (R) label, last, predicted and confidence; nothing if no target has a label."""
-    is_told_R = columns["label"] != MISSING
+    """The metrics of one intent, from (R, L) labels and (R) last, predicted and confidence.
+
+    Nothing if no target has a label. A guess is right if it is one of the target's labels.
+    """
+    is_told_R = (columns["labels"] != MISSING).any(1)
     if not is_told_R.any():
         return {}
-    label, last, predicted = (columns[name][is_told_R].astype(np.int64) for name in ("label", "last", "predicted"))
+    labels_RL, last, predicted = (columns[name][is_told_R].astype(np.int64) for name in ("labels", "last", "predicted"))
     gains = np.where(ranks_R > MISS, 1 / np.maximum(ranks_R, 1), 0.0)[is_told_R]
-    is_right = predicted == label
-    common = np.full_like(label, np.bincount(label).argmax())
-    found: dict[str, float] = {"num_targets": float(len(label)), "label_share": float(is_told_R.mean())}
+    is_right = is_label(predicted, labels_RL)
+    common = np.full_like(predicted, np.bincount(labels_RL[labels_RL != MISSING]).argmax())
+    found: dict[str, float] = {"num_targets": float(len(predicted)), "label_share": float(is_told_R.mean())}
     for prefix, guess in {"": predicted, "same_as_last_": last, "most_common_": common}.items():
-        found[f"{prefix}accuracy"] = float((guess == label).mean())
-        found[f"{prefix}macro_f1"] = macro_f1(label, guess)
+        found[f"{prefix}accuracy"] = float(is_label(guess, labels_RL).mean())
+        found[f"{prefix}macro_f1"] = macro_f1(labels_RL, guess)
     found["calibration_error"] = calibration_error(columns["confidence"][is_told_R].astype(np.float64), is_right)
     for name, is_part in (("right", is_right), ("wrong", ~is_right)):
         if is_part.any():
@@ -93,11 +96,18 @@ def measure_intent(columns: Mapping[str, NDArray[np.generic]], ranks_R: Integers
     return found
 
 
-def macro_f1(labels: Integers, guesses: Integers) -> float:
+def is_label(guess_R: Integers, labels_RL: Integers) -> NDArray[np.bool_]:
+    """(R) whether a guess is one of the labels; a missing value is none."""
+    found: NDArray[np.bool_] = ((labels_RL == guess_R[:, None]) & (labels_RL != MISSING)).any(1)
+    return found
+
+
+def macro_f1(labels_RL: Integers, guess_R: Integers) -> float:
     """The mean of F1 = 2 hits / (labels + guesses) over the classes that occur among the labels."""
-    size = int(max(labels.max(), guesses.max())) + 1
-    num_labels, num_guesses = (np.bincount(codes, minlength=size) for codes in (labels, guesses))
-    num_hits = np.bincount(labels[labels == guesses], minlength=size)
+    size = int(max(labels_RL.max(), guess_R.max())) + 1
+    num_labels = np.bincount(labels_RL[labels_RL != MISSING], minlength=size)
+    num_guesses = np.bincount(guess_R, minlength=size)
+    num_hits = np.bincount(guess_R[is_label(guess_R, labels_RL)], minlength=size)
     occurs = num_labels > 0
     return float((2 * num_hits[occurs] / (num_labels + num_guesses)[occurs]).mean())
 

@@ -10,7 +10,7 @@ from features.sequences import encode_sessions
 from features.vocabulary import extend_vocabulary, learn_vocabulary
 from pipeline.catalogue import latest_items
 from pipeline.normalise import occurred_at
-from pipeline.settings import Source
+from pipeline.settings import Items, Source
 
 TYPES = [["view", "cart"], ["view", "view", "buy"], ["view"]]
 
@@ -102,6 +102,29 @@ def test_items_are_described_by_code_and_a_category_of_later_is_missing(site, se
     described = grown.describe(definitions, catalogue).described()
     assert described["category"].tolist() == [0, 1, 2, 0, MISSING], "boats came after the window"
     assert described["first_seen"].tolist() == [0, *first, MISSING], "boats were there when the log began"
+
+
+def test_items_may_have_several_categories(site, sessions, catalogue):
+    items = {
+        "path": "raw/items.csv",
+        "columns": {"item_id": "item_id", "category": "genres"},
+        "category_separator": "|",
+    }
+    several = site.model_copy(update={"items": Items.model_validate(items)})
+    told = catalogue.with_columns(category=pl.Series(["drama | war|drama", "war", "||", "boats|war|film"]))
+    found = learn_definitions(several, sessions, told)
+    assert found.classes["category"] == ("war", "drama"), "a counts for both of its categories, c has none"
+    assert (found.num_categories, found.category_columns) == (2, ("category", "category_2"))
+    vocabulary = learn_vocabulary(sessions.with_columns(item_ids=pl.Series([["late", "b"], ["a", "c", "a"], ["b"]])), 1)
+    described = vocabulary.describe(found, told).described()
+    of_items = dict(
+        zip(vocabulary.item_ids(), zip(described["category"], described["category_2"], strict=True), strict=True)
+    )
+    assert of_items == {None: (0, 0), "a": (2, 1), "b": (1, 0), "c": (0, 0), "late": (1, 0)}, "boats are no class"
+    one = learn_definitions(site, sessions, told)
+    assert one.classes["category"] == ("drama | war|drama", "war", "||")
+    assert one.text() != found.text()
+    assert "num_categories" not in one.text()
 
 
 def test_the_digest_follows_the_definitions(site, sessions, catalogue):

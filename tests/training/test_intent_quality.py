@@ -20,8 +20,9 @@ DEFINITIONS = Definitions(
 
 
 def test_macro_f1_is_a_mean_over_the_classes_that_occur():
-    labels = np.array([1, 1, 1, 2])
-    assert macro_f1(labels, labels) == 1
+    right = np.array([1, 1, 1, 2])
+    labels = right[:, None]
+    assert macro_f1(labels, right) == 1
     assert macro_f1(labels, np.array([1, 1, 1, 1])) == pytest.approx((6 / 7 + 0) / 2)
     assert macro_f1(labels, np.array([1, 1, 3, 2])) == pytest.approx((4 / 5 + 1) / 2), "3 never occurs"
     assert macro_f1(labels, np.zeros(4, np.int64)) == 0, "a guess may be missing"
@@ -36,7 +37,7 @@ def test_calibration_compares_confidence_and_accuracy_bin_by_bin():
 
 def test_the_model_stands_beside_its_guesses_and_missing_labels_count_nowhere():
     columns = {
-        "label": np.array([1, 2, 1, 1, 0]),
+        "labels": np.array([[1], [2], [1], [1], [0]]),
         "last": np.array([1, 1, 2, 0, 2]),
         "predicted": np.array([1, 2, 1, 2, 1]),
         "confidence": np.full(5, 0.8),
@@ -47,7 +48,22 @@ def test_the_model_stands_beside_its_guesses_and_missing_labels_count_nowhere():
     assert found["next_mrr_at_20_right"] == pytest.approx((1 + 1 / 2) / 3)
     assert found["next_mrr_at_20_wrong"] == 1 / 4
     assert found["calibration_error"] == pytest.approx(0.05)
-    assert measure_intent(columns | {"label": np.zeros(5, np.int64)}, np.ones(5, np.int64), 20) == {}
+    assert measure_intent(columns | {"labels": np.zeros((5, 1), np.int64)}, np.ones(5, np.int64), 20) == {}
+
+
+def test_of_several_labels_each_is_right():
+    columns = {
+        "labels": np.array([[1, 2], [2, 0], [3, 1], [0, 0]]),
+        "last": np.array([2, 1, 2, 1]),
+        "predicted": np.array([2, 2, 2, 1]),
+        "confidence": np.full(4, 0.5),
+    }
+    found = measure_intent(columns, np.array([1, 2, 0, 1]), 20)
+    assert (found["num_targets"], found["label_share"]) == (3, 0.75)
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["same_as_last_accuracy"] == pytest.approx(1 / 3)
+    assert found["most_common_accuracy"] == pytest.approx(2 / 3)
+    assert found["macro_f1"] == pytest.approx((0 + 2 * 2 / (2 + 3) + 0) / 3)
 
 
 @pytest.fixture

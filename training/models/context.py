@@ -9,7 +9,7 @@ Whatever is missing has a vector of its own: a value that the log does not tell,
 column that nobody brings along (a list of item ids alone). So that a model has learnt what to do then, what the log
 tells is blanked in a tenth of the training sessions. No date is read, which no model has seen before it serves.
 
-Shapes: T events · I item codes · F numbers.
+Shapes: T events · I item codes · F numbers · L categories of an item · C classes · D dimension.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ class Context(nn.Module):
         self.hours = nn.Embedding(24, PROPERTY_SIZE) if is_clock["hour"] else None
         self.weekdays = nn.Embedding(7, PROPERTY_SIZE) if is_clock["weekday"] else None
         self.has_gap, self.has_age = is_clock["gap"], "item_age" in names
-        for name in ("category", "price_band", "first_seen"):
+        for name in (*definitions.category_columns, "price_band", "first_seen"):
             self.register_buffer(name, torch.full((num_codes,), MISSING))
         self.register_buffer("age_edges", torch.tensor(definitions.age_edges, dtype=torch.float64))
 
@@ -76,8 +76,12 @@ class Context(nn.Module):
         """(T, F) what is told of each event."""
         properties, parts = self.properties(batch), []
         for name, table in self.told.items():
-            codes_T = properties[name]
-            parts.append(table(self.blanked(codes_T, batch) if name in self.definitions.columns else codes_T))
+            if name in self.definitions.columns:
+                parts.append(table(self.blanked(properties[name], batch)))
+            elif self.has_several(name):
+                parts.append(mean_of_classes(table.weight, self.categories(batch.item_codes)))
+            else:
+                parts.append(table(properties[name]))
         if self.hours is not None or self.weekdays is not None:
             told = clock(batch.occurred_at.cpu().numpy(), self.definitions.time_zone)
             hours_T, weekdays_T = (torch.from_numpy(column).to(batch.item_codes.device) for column in told)
@@ -107,6 +111,18 @@ class Context(nn.Module):
             return (torch.bucketize(days_T, self.age_edges, right=True) + 1).masked_fill(~is_known_T, MISSING)
         return {"category": self.category, "price_band": self.price_band}[name][batch.item_codes]
 
+    def has_several(self, name: str) -> bool:
+        """Whether an event may have several classes of a property."""
+        return name == "category" and name not in self.definitions.columns and self.definitions.num_categories > 1
+
+    def categories(self, item_codes_T: Tensor) -> Tensor:
+        """(T, L) the codes of all categories of some items; 0 behind them."""
+        return torch.stack([getattr(self, column)[item_codes_T] for column in self.definitions.category_columns], dim=1)
+
+    def labels(self, name: str, batch: Batch) -> Tensor:
+        """(T, L) the codes of one property; L is 1 but for several categories, and 0 stands for none."""
+        return self.categories(batch.item_codes) if self.has_several(name) else self.codes(name, batch)[:, None]
+
     def age(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(T) days since an event's item was first seen, and (T) whether that is known."""
         first_T = self.first_seen[batch.item_codes]
@@ -118,6 +134,16 @@ class Context(nn.Module):
             return codes_T
         is_blank_S = torch.rand(len(batch.lengths), device=codes_T.device) < BLANKED
         return codes_T.masked_fill(is_blank_S.repeat_interleave(batch.lengths), MISSING)
+
+
+def mean_of_classes(rows_CD: Tensor, codes_TL: Tensor) -> Tensor:
+    """(T, D) the mean of the rows of several classes, those of a missing one left out; of none, the row of missing."""
+    is_told_TL = codes_TL != MISSING
+    total_TD = rows_CD.new_zeros(len(codes_TL), rows_CD.shape[1])
+    for codes_T, is_told_T in zip(codes_TL.T, is_told_TL.T, strict=True):  # a product would hold all of T, L and D
+        total_TD = total_TD + rows_CD[codes_T] * is_told_T[:, None]
+    num_told_T1 = is_told_TL.sum(1, keepdim=True)
+    return torch.where(num_told_T1 > 0, total_TD / num_told_T1.clamp(min=1), rows_CD[MISSING])
 
 
 def is_repeat(batch: Batch) -> Tensor:

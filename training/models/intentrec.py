@@ -27,11 +27,13 @@ Where this differs from the paper, or the paper does not say:
 - Time is told as hour and weekday in the site's zone, as log gap to the event before and as log age of the item, never
   as a date, which no model has seen before it serves. Beside it the place in the session is an embedding; theirs has
   only times for positions.
-- An intent has one class for each event; no multi-label categories. Missing labels have no loss.
+- Of an item with several categories each one is a label; as in the paper only labels that are there count, none that
+  are not: the loss is -log p, a mean over the event's labels, p a softmax as the equations write it. Missing labels
+  have no loss.
 - No weights by duration: a log of clicks has none.
 - What the log tells of an event is blanked in a tenth of the training sessions (training/models/context.py).
 
-Shapes: T events · M intents · C classes of an intent · D dimension · F features.
+Shapes: T events · M intents · C classes of an intent · D dimension · F features · R targets · L labels of an event.
 """
 
 from collections.abc import Mapping
@@ -40,12 +42,11 @@ from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from features.intents import MISSING, Definitions
 from features.sequences import Integers
 from training.batch import Batch
-from training.models.context import ALWAYS, Context
+from training.models.context import ALWAYS, Context, mean_of_classes
 from training.models.item_table import SharedItems, with_one
 from training.models.transformer import Encoder, group_sessions, place_in
 from training.recipes import SequenceRecipe
@@ -145,9 +146,16 @@ class IntentRec(SharedItems):
             return vectors
         rows = torch.zeros_like(vectors)
         for name, gain in self.gains.items():
-            classes_I = getattr(self.told, name)
-            rows = rows + gain * self.class_rows(name)[classes_I if codes_C is None else classes_I[codes_C]]
+            rows = rows + gain * self.rows_of_items(name, codes_C)
         return torch.cat([vectors[:, :-1], rows[:, :-1], vectors[:, -1:] + rows[:, -1:]], dim=1)
+
+    def rows_of_items(self, name: str, codes_C: Tensor | None) -> Tensor:
+        """(I, D + 1) or (C, D + 1) the rows of an intent's head for the items' classes; of several, their mean."""
+        classes_I = getattr(self.told, name)
+        if not self.told.has_several(name):
+            return self.class_rows(name)[classes_I if codes_C is None else classes_I[codes_C]]
+        items_C = torch.arange(len(classes_I), device=classes_I.device) if codes_C is None else codes_C
+        return mean_of_classes(self.class_rows(name), self.told.categories(items_C))
 
     def class_rows(self, name: str) -> Tensor:
         """(1 + C, D + 1) weights and bias of an intent's head; the first row, of no class, is their mean."""
@@ -159,15 +167,11 @@ class IntentRec(SharedItems):
         """The loss of each intent, weighted: cross-entropy, a mean over the targets that have a label."""
         kept, self.reading = self.reading, None
         reading = kept[1] if kept is not None and kept[0] is batch else self.read(batch)
-        properties = self.told.properties(batch)
         terms = {}
         for name, logits_TC in reading.logits.items():
-            labels_R = properties[name].roll(-1)[batch.target_mask] - 1
-            loss = functional.cross_entropy(
-                logits_TC[batch.target_mask], labels_R, ignore_index=MISSING - 1, reduction="sum"
-            )
-            num_labels = (labels_R != MISSING - 1).sum().clamp(min=1)
-            terms[f"train_intent_{name}"] = self.intent_weight * loss / num_labels
+            labels_RL = self.told.labels(name, batch).roll(-1, dims=0)[batch.target_mask]
+            loss = label_loss(logits_TC[batch.target_mask], labels_RL)
+            terms[f"train_intent_{name}"] = self.intent_weight * loss
         return terms
 
     @torch.inference_mode()
@@ -196,3 +200,11 @@ class IntentRec(SharedItems):
         wanted_TD = self.wanted(item_TD)
         states_TD = torch.cat([wanted_TD, intent_TD], dim=1) if self.gains else wanted_TD
         return Reading(with_one(states_TD), logits, weights_TM)
+
+
+def label_loss(logits_RC: Tensor, labels_RL: Tensor) -> Tensor:
+    """() cross-entropy, a mean over the events that have a label; of several labels of an event, their mean."""
+    is_label_RL = labels_RL != MISSING
+    log_RL = logits_RC.log_softmax(1).gather(1, (labels_RL - 1).clamp(min=0))
+    of_event_R = (log_RL * is_label_RL).sum(1) / is_label_RL.sum(1).clamp(min=1)
+    return -of_event_R.sum() / is_label_RL.any(1).sum().clamp(min=1)

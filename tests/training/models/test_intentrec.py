@@ -13,6 +13,7 @@ from training.batch import gather
 from training.bundle import Bundle, build, load_bundle, save_bundle
 from training.fit import fit
 from training.grow import grow
+from training.models.context import mean_of_classes
 from training.models.intentrec import IntentRec
 from training.models.transformer import Block, group_sessions
 from training.recipes import SequenceRecipe
@@ -87,6 +88,41 @@ def test_labels_are_of_the_next_event_and_missing_ones_have_no_loss(sequences):
     assert terms["train_intent_event_type"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
     untold = replace(batch, event_columns={})
     assert model.extra_terms(untold)["train_intent_event_type"].item() == 0
+
+
+SEVERAL = DEFINITIONS.model_copy(update={"category_separator": "|", "num_categories": 2})
+SECOND = np.array([0, 0, 3, 0, *[0] * 9])
+
+
+def several(variant: str = "short_term") -> IntentRec:
+    model = build(recipe_of(variant), NUM_CODES, SEVERAL)
+    assert isinstance(model, IntentRec)
+    model.describe_items(DESCRIBED | {"category_2": SECOND})
+    return model.eval()
+
+
+def test_each_of_several_categories_is_read_and_is_a_label():
+    model, one = several(), make_model()
+    one.load_state_dict({k: v for k, v in model.state_dict().items() if not k.endswith("category_2")})
+    sequences = make_sequences([2, 2, 2])
+    sequences.item_codes[:] = [5, 2, 2, 7, 4, 0]
+    batch = gather(sequences.take(np.array([0, 1])), np.arange(2))
+    assert model.told.labels("category", batch).tolist() == [[2, 0], [2, 3], [2, 3], [1, 0]]
+    assert model.told.labels("event_type", batch).shape == (4, 1)
+    rows = model.told.told["category"].weight
+    both = mean_of_classes(rows, torch.tensor([[2, 3], [2, 0], [0, 0], [0, 1]]))
+    torch.testing.assert_close(both, torch.stack([(rows[2] + rows[3]) / 2, rows[2], rows[0], rows[1]]))
+    logits = model.read(batch).logits["category"].log_softmax(1)
+    expected = -((logits[0, 1] + logits[0, 2]) / 2 + logits[2, 0]) / 2
+    torch.testing.assert_close(model.extra_terms(batch)["train_intent_category"], model.intent_weight * expected)
+    ours, theirs = model.item_vectors(0), one.item_vectors(0)
+    is_same = (ours == theirs).all(1)
+    assert is_same.tolist() == [code != 2 for code in range(NUM_CODES)]
+    torch.testing.assert_close(model.item_vectors(0, torch.tensor([2, 9])), ours[[2, 9]])
+    heads = model.class_rows("category")
+    moved = ours[2] - theirs[2]
+    gain = model.gains["category"]
+    torch.testing.assert_close(moved[16:32], gain * ((heads[2] + heads[3]) / 2 - heads[2])[:-1])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
