@@ -26,9 +26,10 @@ from training.baselines import BASELINES
 from training.models import MODELS
 from training.models.base import Recommender, SessionModel
 from training.models.context import Context
+from training.models.ensemble import Ensemble
 from training.models.item_features import ItemFeatures
 from training.models.prior import WithPrior
-from training.recipes import Recipe, SequenceRecipe
+from training.recipes import EnsembleRecipe, Recipe, SequenceRecipe
 
 FACTS, ITEMS, WEIGHTS = "bundle.json", "vocabulary.parquet", "weights.safetensors"
 DEFINITIONS = "definitions.json"
@@ -58,6 +59,8 @@ def build_for(recipe: Recipe, vocabulary: Vocabulary) -> Recommender:
 
 def build(recipe: Recipe, num_codes: int, definitions: Definitions | None = None) -> Recommender:
     """The untrained recommender of a recipe; its weights are drawn from the recipe's seed."""
+    if isinstance(recipe, EnsembleRecipe):
+        return build_ensemble(recipe, num_codes, definitions)
     torch.manual_seed(recipe.seed)
     if not isinstance(recipe, SequenceRecipe):
         baseline: Recommender = BASELINES[type(recipe)](num_codes, recipe)
@@ -74,6 +77,13 @@ def build(recipe: Recipe, num_codes: int, definitions: Definitions | None = None
         if features.tables:  # else the catalogue told nothing
             model.read_features(features)
     return model if recipe.prior_half_life is None else WithPrior(model, num_codes, recipe.prior_half_life)
+
+
+def build_ensemble(recipe: EnsembleRecipe, num_codes: int, definitions: Definitions | None) -> Ensemble:
+    """The untrained members of an ensemble, side by side."""
+    members: dict[str, Any] = {name: build(each, num_codes, definitions) for name, each in recipe.seeded.items()}
+    of_users = {name for name, each in recipe.recipes.items() if each.sequence == "user"}
+    return Ensemble(members, recipe.members, of_users)
 
 
 def save_bundle(bundle: Bundle, folder: Path) -> None:
@@ -129,7 +139,12 @@ def load_weights(recommender: Recommender, file: Path) -> None:
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's fields as MLflow parameters."""
+    """A recipe's fields as MLflow parameters; of an ensemble's members those that are not their defaults."""
+    if isinstance(recipe, EnsembleRecipe):
+        members = {name: each.model_dump(mode="json", exclude_defaults=True) for name, each in recipe.recipes.items()}
+        own = recipe.model_dump(mode="json", exclude={"recipes"})
+        of_members = {f"{name}.{field}": value for name, told in members.items() for field, value in told.items()}
+        return {name: str(value) for name, value in (own | of_members).items()}
     return {name: str(value) for name, value in recipe.model_dump(mode="json").items()}
 
 

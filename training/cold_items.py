@@ -19,6 +19,7 @@ from features.new_items import new_items
 from features.sequences import encode_sessions
 from features.settings import FeaturesSite
 from features.vocabulary import Vocabulary
+from pipeline.durations import format_duration
 from pipeline.publish import Store
 from pipeline.terminal import log
 from training.bundle import Bundle
@@ -30,24 +31,25 @@ from training.evaluation import (
 )
 from training.grow import grow
 from training.measure import HeldOutDay
-from training.recipes import OF_ITEMS, SequenceRecipe
+from training.recipes import OF_ITEMS, LearntRecipe
 from training.units import reads_users
 
 
 def offer_new(site: FeaturesSite, store: Store, bundle: Bundle, last: date) -> Bundle:
     """The bundle with what came lately, as known at the end of `last`; itself where its recipe does not want that."""
     recipe = bundle.recipe
-    if not isinstance(recipe, SequenceRecipe) or recipe.cold_items is None:
+    if not isinstance(recipe, LearntRecipe) or recipe.cold_items is None:
         return bundle
     offered = offer(bundle, new_items(site, store, last, recipe.cold_items))
-    log.info("%d items that came within %s are offered cold", offered.vocabulary.num_cold, recipe.cold_items)
+    told = (offered.vocabulary.num_cold, format_duration(recipe.cold_items))
+    log.info("%d items that came within %s are offered cold", *told)
     return offered
 
 
 def offer(bundle: Bundle, items: pl.DataFrame) -> Bundle:
     """The bundle with those of some items (rows of `items`) that it does not know and can tell something of."""
     definitions, recipe = bundle.vocabulary.definitions, bundle.recipe
-    if definitions is None or not isinstance(recipe, SequenceRecipe) or recipe.cold_items is None:
+    if definitions is None or not isinstance(recipe, LearntRecipe) or recipe.cold_items is None:
         return bundle
     unknown = items.unique("item_id", keep="last").join(bundle.vocabulary.items, on="item_id", how="anti")
     told = pl.any_horizontal(pl.col(name) != MISSING for name in OF_ITEMS if name in definitions.classes)

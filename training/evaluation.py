@@ -22,7 +22,7 @@ from training.exposure import count_exposures, exposure_figures, gini
 from training.lists import fill_lists
 from training.models.base import TopItems
 from training.outcomes import Outcomes
-from training.recipes import SequenceRecipe
+from training.recipes import LearntRecipe
 from training.slices import KINDS, slice_events
 from training.units import reads_users
 
@@ -78,7 +78,7 @@ def count_earlier(sequences: Sequences, history: Sequences) -> Integers:
 
 def known_after(bundle: Bundle, sequences: Sequences, history: Sequences) -> Sequences:
     """The known events of some sessions behind as much of their histories as the recipe reads; not grouped."""
-    assert isinstance(bundle.recipe, SequenceRecipe)
+    assert isinstance(bundle.recipe, LearntRecipe)
     kept = history.known_only().at_least(1).newest(bundle.recipe.max_sessions)
     return sequences.known_only().at_least(1).after(kept)
 

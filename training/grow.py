@@ -10,10 +10,10 @@ from features.intents import Definitions
 from features.vocabulary import PADDING, Vocabulary
 from training.bundle import Bundle, build, build_for
 from training.models.base import SessionModel
-from training.recipes import SequenceRecipe
+from training.recipes import LearntRecipe
 
 
-def grow(bundle: Bundle, vocabulary: Vocabulary, recipe: SequenceRecipe) -> SessionModel:
+def grow(bundle: Bundle, vocabulary: Vocabulary, recipe: LearntRecipe) -> SessionModel:
     """The same model for another vocabulary: rows follow their item_id, rows of new items are drawn from the seed."""
     grown: Any = build_for(recipe, vocabulary)
     old_C, new_C = shared_codes(bundle.vocabulary, vocabulary)
@@ -37,7 +37,7 @@ def shared_codes(old: Vocabulary, new: Vocabulary) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(old_C), torch.from_numpy(new_C)
 
 
-def item_dimensions(recipe: SequenceRecipe, definitions: Definitions | None = None) -> dict[str, int]:
+def item_dimensions(recipe: LearntRecipe, definitions: Definitions | None = None) -> dict[str, int]:
     """Which of a model's tensors hold something of each item, and in which dimension: what grows with the items."""
     small, large = (build(recipe, num_codes, definitions).state_dict() for num_codes in (2, 3))
     differences = {

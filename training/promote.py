@@ -26,7 +26,7 @@ from training.compare import compare, keep
 from training.gate import Candidate, IndexRecall, below_baselines, decide
 from training.measure import HeldOutDay, measure_bundle, read_held_out_day
 from training.order import shuffle_test
-from training.recipes import SequenceRecipe
+from training.recipes import LearntRecipe
 from training.report import comparison_text, main_headings
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, newest, number
@@ -221,7 +221,7 @@ def measure(
 ) -> Candidate:
     """Test a version on the day."""
     bundle = tracking.load(version)
-    is_baseline = not isinstance(bundle.recipe, SequenceRecipe)
+    is_baseline = not isinstance(bundle.recipe, LearntRecipe)
     return Candidate(label, version, measure_bundle(bundle, held_out, ks), is_baseline)
 
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -231,6 +231,48 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
     ]
 
 
+class EnsembleRecipe(Section):
+    """Several session models, trained each by its own recipe, whose scores are added up by weight."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(min_length=2)
+    """Names of recipes, and what the scores of each weigh."""
+    recipes: dict[str, SequenceRecipe] = Field(default_factory=dict)
+    """What these are at the site; looked up, never written."""
+    seed: int = Field(default=1, ge=0)
+    """Of every member."""
+
+    @property
+    def seeded(self) -> dict[str, SequenceRecipe]:
+        """The members' recipes with this one's seed."""
+        return {name: recipe.model_copy(update={"seed": self.seed}) for name, recipe in self.recipes.items()}
+
+    @property
+    def sequence(self) -> Literal["session", "user"]:
+        """What a batch must hold: users where any member reads them."""
+        return "user" if any(recipe.sequence == "user" for recipe in self.recipes.values()) else "session"
+
+    @property
+    def max_sessions(self) -> int:
+        """Of a user, that any member reads."""
+        return max(recipe.max_sessions for recipe in self.recipes.values())
+
+    @property
+    def epochs(self) -> int:
+        """Passes of all members together."""
+        return sum(recipe.epochs for recipe in self.recipes.values())
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """What any member reads beside items."""
+        return tuple(dict.fromkeys(name for recipe in self.recipes.values() for name in recipe.context))
+
+    @property
+    def cold_items(self) -> timedelta | None:
+        """The same for all members."""
+        return next(iter(self.recipes.values())).cold_items if self.recipes else None
+
+
 class PopularityRecipe(Section):
     """One list for everyone."""
 
@@ -328,8 +370,11 @@ class StanRecipe(SessionKnnRecipe):
     """Events of the neighbour, away from the last shared item, after which an item counts 1/e."""
 
 
+LearntRecipe = SequenceRecipe | EnsembleRecipe
+"""Recipes of models that have vectors; others are baselines."""
 Recipe = (
     SequenceRecipe
+    | EnsembleRecipe
     | PopularityRecipe
     | SessionPopularityRecipe
     | MarkovRecipe
@@ -338,6 +383,11 @@ Recipe = (
     | VsKnnRecipe
     | StanRecipe
 )
+
+
+def ensemble() -> Recipe:
+    """Attention and a recurrent network, half and half."""
+    return EnsembleRecipe(members={"gru4rec": 1, "sasrec": 1})
 
 
 def gru() -> Recipe:
@@ -426,6 +476,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "rnn": rnn,
     "sasrec": sasrec,
     "session_retriever": session_retriever,
+    "ensemble": ensemble,
     "popularity": popularity,
     "recent_popularity": recent_popularity,
     "session_popularity": SessionPopularityRecipe,
@@ -437,16 +488,19 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def reads_properties(recipe: Recipe) -> TypeGuard[SequenceRecipe]:
+def reads_properties(recipe: Recipe) -> TypeGuard[LearntRecipe]:
     """Whether a model of this recipe reads more of an event, or of an item, than its code."""
+    if isinstance(recipe, EnsembleRecipe):
+        return any(map(reads_properties, recipe.recipes.values()))
     if not isinstance(recipe, SequenceRecipe):
         return False
     return recipe.encoder in OF_PROPERTIES or bool(recipe.context) or recipe.cold_items is not None
 
 
-def properties_read(recipe: SequenceRecipe) -> tuple[str, ...] | None:
+def properties_read(recipe: LearntRecipe) -> tuple[str, ...] | None:
     """Names of the properties that a model of this recipe reads; None: all."""
-    if recipe.encoder in OF_PROPERTIES:
+    members = recipe.recipes.values() if isinstance(recipe, EnsembleRecipe) else [recipe]
+    if any(member.encoder in OF_PROPERTIES for member in members):
         return None
     return tuple(dict.fromkeys((*recipe.context, *(OF_ITEMS if recipe.cold_items is not None else ()))))
 
@@ -457,12 +511,33 @@ def find_recipe(name: str, training: "Training") -> Recipe:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RECIPES)}"
         raise ConfigurationError(f"there is no recipe {name!r}; {hint}")
-    return override(name, RECIPES[name](), training.recipes.get(name) or {})
+    recipe = override(name, RECIPES[name](), training.recipes.get(name) or {})
+    return find_members(name, recipe, training) if isinstance(recipe, EnsembleRecipe) else recipe
+
+
+def find_members(name: str, recipe: EnsembleRecipe, training: "Training") -> EnsembleRecipe:
+    """An ensemble with the recipes of its members; raises ConfigurationError where their sum is no dot product."""
+    found: dict[str, SequenceRecipe] = {}
+    for member in recipe.members:
+        each = None if member == name else find_recipe(member, training)
+        if not isinstance(each, SequenceRecipe):
+            raise ConfigurationError(
+                f"training.recipes.{name}.members: {member} has no item vectors of its own, so a sum with its scores "
+                "is no dot product, and no item index could serve it; name models that have vectors"
+            )
+        found[member] = each
+    if len({each.cold_items for each in found.values()}) > 1:
+        told = ", ".join(f"{member}: {each.cold_items}" for member, each in found.items())
+        raise ConfigurationError(
+            f"training.recipes.{name}.members: they offer different cold items ({told}), which one index cannot do; "
+            "give all the same cold_items, or none"
+        )
+    return recipe.model_copy(update={"recipes": found})
 
 
 def override(name: str, recipe: Recipe, fields: dict[str, Any]) -> Recipe:
     """A recipe with some fields changed."""
-    known = type(recipe).model_fields
+    known = [field for field in type(recipe).model_fields if field != "recipes"]
     for field in fields:
         if field not in known:
             near = difflib.get_close_matches(field, known, n=1)

@@ -22,7 +22,7 @@ from training.bundle import Bundle, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.grow import grow
 from training.notes import NOTE, refit_note
-from training.recipes import SequenceRecipe
+from training.recipes import LearntRecipe
 from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, newest, number
 from training.train import describe_window, fit_in, make, microseconds_at_end, surroundings
@@ -130,12 +130,12 @@ def learn_on(
     as_of = microseconds_at_end(site, night)
     recommender: Any
     losses: dict[str, float] = {}
-    if not isinstance(recipe, SequenceRecipe):
+    if not isinstance(recipe, LearntRecipe):
         recommender, _ = make(recipe, vocabulary, sequences, as_of)
     else:
         recommender = grow(bundle, vocabulary, recipe)
         if sequences.num_sessions:
-            losses = fit_in(recommender, sequences, recipe, recipe.refit_epochs, folder, report)
+            losses = fit_in(recommender, sequences, recipe, folder, report, is_refit=True)
     return Bundle(recommender.eval(), vocabulary, bundle.recipe_name, recipe, night, as_of), losses
 
 

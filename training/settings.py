@@ -10,7 +10,7 @@ from features.settings import DERIVED, FeaturesSite
 from pipeline.durations import Duration
 from pipeline.settings import Section
 from training.export_settings import Export, check_export
-from training.recipes import CLOCK, SequenceRecipe, find_recipe
+from training.recipes import CLOCK, LearntRecipe, find_recipe
 
 DEFAULT_RECIPES = ("gru", "popularity", "recent_popularity")
 
@@ -62,7 +62,7 @@ class Training(Section):
     def seeds_of(self, recipe_name: str) -> tuple[int, ...]:
         """The seeds that a recipe is trained with; baselines draw nothing, and have one run."""
         recipe = find_recipe(recipe_name, self)
-        if not isinstance(recipe, SequenceRecipe) or "seed" in (self.recipes.get(recipe_name) or {}):
+        if not isinstance(recipe, LearntRecipe) or "seed" in (self.recipes.get(recipe_name) or {}):
             return (recipe.seed,)
         return self.seeds
 
@@ -94,7 +94,7 @@ class TrainingSite(FeaturesSite):
         known = (*CLOCK, *DERIVED, *self.source.context)
         for name in self.training.recipes:
             recipe = find_recipe(name, self.training)
-            for wanted in recipe.context if isinstance(recipe, SequenceRecipe) else ():
+            for wanted in recipe.context if isinstance(recipe, LearntRecipe) else ():
                 if wanted not in known:
                     near = difflib.get_close_matches(wanted, known, n=1)
                     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
@@ -112,7 +112,7 @@ class TrainingSite(FeaturesSite):
             return self
         for name in self.training.recipes:
             recipe = find_recipe(name, self.training)
-            if isinstance(recipe, SequenceRecipe) and recipe.cold_items is not None:
+            if isinstance(recipe, LearntRecipe) and recipe.cold_items is not None:
                 raise ValueError(
                     f"training.recipes.{name}.cold_items recommends items by category and price, but no column of "
                     "`items` tells these; name one in items.columns, or leave cold_items out"

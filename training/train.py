@@ -36,7 +36,7 @@ from training.models.base import Recommender, SessionModel
 from training.models.context import ALWAYS
 from training.notes import NOTE, run_note
 from training.pictures import Drawn, learning_curve
-from training.recipes import Recipe, SequenceRecipe, find_recipe, properties_read, reads_properties
+from training.recipes import EnsembleRecipe, LearntRecipe, Recipe, find_recipe, properties_read, reads_properties
 from training.settings import TrainingSite
 from training.tracking import Tracking
 from training.units import training_units
@@ -87,7 +87,7 @@ def train(
         held_out = read_held_out_day(site, store, night)
         outcomes = measure_bundle(bundle, held_out, site.training.metric_ks)
         metrics = outcomes.numbers()
-        if isinstance(recipe, SequenceRecipe):
+        if isinstance(recipe, LearntRecipe):
             metrics |= measure_cold_items(site, store, bundle, held_out)
             metrics |= faithfulness(bundle, encode_sessions(held_out.sessions, vocabulary).known_only())
         tracking.log_metrics(run_id, metrics | speed)
@@ -108,10 +108,10 @@ def make(
 ) -> "tuple[Recommender, Losses]":
     """A fitted recommender and its last losses; `fit_in` tells what `folder` and `report` are."""
     recommender: Any = build_for(recipe, vocabulary)
-    if not isinstance(recipe, SequenceRecipe):
+    if not isinstance(recipe, LearntRecipe):
         recommender.fit(sequences, as_of)
         return recommender, {}
-    return recommender, fit_in(recommender, sequences, recipe, recipe.epochs, folder, report)
+    return recommender, fit_in(recommender, sequences, recipe, folder, report)
 
 
 def define_properties(
@@ -133,23 +133,52 @@ def define_properties(
 def fit_in(
     model: SessionModel,
     sequences: Sequences,
-    recipe: SequenceRecipe,
-    epochs: int,
-    folder: Path | None,
-    report: "Report | None",
+    recipe: LearntRecipe,
+    folder: Path | None = None,
+    report: "Report | None" = None,
+    *,
+    is_refit: bool = False,
 ) -> "Losses":
     """Fit with checkpoints in `folder` (None: in a scratch one); `report` takes each epoch's losses."""
     from training.fit import fit  # Lightning takes seconds to import; baselines do without
 
-    if folder is not None:
-        return fit(model, sequences, recipe, epochs, folder, report)
-    with tempfile.TemporaryDirectory(prefix="nightjar-fit-") as scratch:
-        return fit(model, sequences, recipe, epochs, Path(scratch), report)
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="nightjar-fit-") as scratch:
+            return fit_in(model, sequences, recipe, Path(scratch), report, is_refit=is_refit)
+    if isinstance(recipe, EnsembleRecipe):
+        return fit_members(model, sequences, recipe, folder, report, is_refit=is_refit)
+    epochs = recipe.refit_epochs if is_refit else recipe.epochs
+    return fit(model, sequences, recipe, epochs, folder, report)
+
+
+def fit_members(
+    ensemble: Any,
+    sequences: Sequences,
+    recipe: EnsembleRecipe,
+    folder: Path,
+    report: "Report | None",
+    *,
+    is_refit: bool,
+) -> "Losses":
+    """Fit each member of an ensemble on its own units; losses by `member/name`."""
+    found: Losses = {}
+
+    def report_as(member: str) -> "Report | None":
+        if report is None:
+            return None
+        return lambda epoch, losses: report(epoch, {f"{member}/{name}": loss for name, loss in losses.items()})
+
+    for name, each in recipe.seeded.items():
+        log.info("%s of the ensemble", name)
+        own, place = training_units(each, sequences), folder / name
+        losses = fit_in(ensemble.member(name), own, each, place, report_as(name), is_refit=is_refit)
+        found |= {f"{name}/{loss}": value for loss, value in losses.items()}
+    return found
 
 
 def measure_cold_items(site: TrainingSite, store: Store, bundle: Bundle, held_out: HeldOutDay) -> dict[str, float]:
     """What offering the items that came lately does on the held-out day; nothing where the recipe offers none."""
-    if not isinstance(bundle.recipe, SequenceRecipe) or bundle.recipe.cold_items is None:
+    if not isinstance(bundle.recipe, LearntRecipe) or bundle.recipe.cold_items is None:
         return {}
     offered = offer_new(site, store, bundle, bundle.data_through)
     return cold_quality(bundle, offered, held_out, site.training.metric_ks)
@@ -157,7 +186,7 @@ def measure_cold_items(site: TrainingSite, store: Store, bundle: Bundle, held_ou
 
 def run_name(recipe_name: str, recipe: Recipe) -> str:
     """`gru seed 2`; a baseline draws nothing, so its name is enough."""
-    return f"{recipe_name} seed {recipe.seed}" if isinstance(recipe, SequenceRecipe) else recipe_name
+    return f"{recipe_name} seed {recipe.seed}" if isinstance(recipe, LearntRecipe) else recipe_name
 
 
 def draw(
@@ -165,7 +194,7 @@ def draw(
 ) -> dict[str, bytes]:
     """The pictures of a run by file name: the learning curve, and recall seen from three sides."""
     name = run_name(recipe_name, recipe)
-    pictures = recalls([Drawn(name, not isinstance(recipe, SequenceRecipe), metrics)], site)
+    pictures = recalls([Drawn(name, not isinstance(recipe, LearntRecipe), metrics)], site)
     return pictures | ({"learning_curve.png": learning_curve(losses, name)} if losses else {})
 
 
@@ -183,7 +212,7 @@ def describe_data(days: Sequence[date], vocabulary: Vocabulary, sequences: Seque
 
 def describe_context(recipe: Recipe, vocabulary: Vocabulary) -> dict[str, str]:
     """What a run really reads of events beside items, as an MLflow parameter: without what the window did not tell."""
-    if vocabulary.definitions is None or not isinstance(recipe, SequenceRecipe):
+    if vocabulary.definitions is None or not isinstance(recipe, LearntRecipe):
         return {}
     classes = vocabulary.definitions.classes
     named = (*classes, *ALWAYS) if properties_read(recipe) is None else recipe.context
@@ -203,7 +232,7 @@ def surroundings(site: TrainingSite) -> dict[str, str]:
 
 def describe_speed(recipe: Recipe, sequences: Sequences, seconds: float) -> dict[str, float]:
     """How long the fit took, and how many events it read a second; baselines read each once."""
-    epochs = recipe.epochs if isinstance(recipe, SequenceRecipe) else 1
+    epochs = recipe.epochs if isinstance(recipe, LearntRecipe) else 1
     return {
         "train_seconds": seconds,
         "train_events_per_second": epochs * len(sequences.item_codes) / max(seconds, 1e-9),

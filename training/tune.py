@@ -22,10 +22,18 @@ from pipeline.terminal import log
 from training.bundle import Bundle, build_for, describe_recipe, recipe_digest
 from training.checkpoint import checkpoint_folder, remove_checkpoints
 from training.evaluation import evaluate_next
-from training.recipes import MOST_SESSIONS, Recipe, SequenceRecipe, find_recipe, properties_read, reads_properties
+from training.recipes import (
+    MOST_SESSIONS,
+    EnsembleRecipe,
+    Recipe,
+    SequenceRecipe,
+    find_recipe,
+    properties_read,
+    reads_properties,
+)
 from training.settings import TrainingSite
 from training.tracking import Tracking
-from training.train import define_properties, microseconds_at_end, run_name
+from training.train import define_properties, fit_in, microseconds_at_end, run_name
 from training.units import training_units
 
 MOST_EPOCHS = 50
@@ -120,7 +128,10 @@ def rehearse(
         tracking.describe(run_id, describe_recipe(recipe), {})
         log.info("%s: tuning on %d sessions, tested on %s", recipe_name, sequences.num_sessions, held_out)
         if not isinstance(recipe, SequenceRecipe):
-            recommender.fit(sequences, rehearsal.as_of)
+            if isinstance(recipe, EnsembleRecipe):  # its members' epochs stand; they are tuned one by one
+                fit_in(recommender, sequences, recipe)
+            else:
+                recommender.fit(sequences, rehearsal.as_of)
             metrics = rehearsal.measure(bundle)
             tracking.log_metrics(run_id, metrics)
             return {"run_id": run_id, "metrics": metrics}

@@ -2,12 +2,12 @@
 
 from features.sequences import Sequences
 from pipeline.terminal import log
-from training.recipes import OF_USERS, Recipe, SequenceRecipe, reads_properties
+from training.recipes import OF_USERS, EnsembleRecipe, LearntRecipe, Recipe, SequenceRecipe, reads_properties
 
 
 def reads_users(recipe: Recipe) -> bool:
     """Whether a model of this recipe reads a user's earlier sessions."""
-    return isinstance(recipe, SequenceRecipe) and recipe.sequence == "user"
+    return isinstance(recipe, LearntRecipe) and recipe.sequence == "user"
 
 
 def carries_users(recipe: Recipe) -> bool:
@@ -20,6 +20,8 @@ def training_units(recipe: Recipe, sequences: Sequences) -> Sequences:
 
     A session of one event has no target. Among a user's sessions it stays: it is history of the later ones.
     """
+    if isinstance(recipe, EnsembleRecipe):
+        return sequences.at_least(1)  # each member takes its own of them
     if not isinstance(recipe, SequenceRecipe) or recipe.sequence == "session":
         return sequences.at_least(2)
     sequences = sequences.at_least(1)

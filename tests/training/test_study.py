@@ -184,5 +184,10 @@ def test_what_the_site_s_other_fields_do_not_allow_is_not_tried():
 
 
 def test_recipes_without_a_space_have_nothing_to_choose():
-    assert {name for name in RECIPES if name not in SPACES} == {"popularity", "session_popularity", "markov"}
+    assert {name for name in RECIPES if name not in SPACES} == {
+        "popularity",
+        "session_popularity",
+        "markov",
+        "ensemble",
+    }
     assert not any(isinstance(RECIPES[name](), SequenceRecipe) for name in RECIPES if name not in SPACES)

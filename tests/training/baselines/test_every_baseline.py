@@ -14,7 +14,7 @@ from training.batch import gather
 from training.bundle import Bundle, load_bundle, save_bundle
 from training.evaluation import evaluate_next
 from training.models.base import Recommender
-from training.recipes import RECIPES, SequenceRecipe, find_recipe
+from training.recipes import RECIPES, LearntRecipe, find_recipe
 from training.refit import learn_on
 from training.score import score_sessions
 from training.settings import Training, TrainingSite
@@ -22,7 +22,7 @@ from training.train import make
 
 NUM_CODES = 31
 AS_OF = 1_772_323_200_000_000
-NAMES = [name for name, recipe in RECIPES.items() if not isinstance(recipe(), SequenceRecipe)]
+NAMES = [name for name, recipe in RECIPES.items() if not isinstance(recipe(), LearntRecipe)]
 BY_SESSION = [name for name in NAMES if name not in ("popularity", "recent_popularity")]
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
