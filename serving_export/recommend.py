@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import torch
 
 from features.histories import active_events
 from features.sequences import Integers, Sequences
@@ -34,8 +35,10 @@ from serving_export.loaded import Loaded
 from serving_export.request import Event, Request
 from serving_export.scoring import Vectors
 from serving_export.session_intents import intents_of
+from training.batch import gather
 from training.bundle import Bundle
 from training.export_settings import Seen
+from training.models.base import SessionModel
 from training.reasons import Floats, leave_one_out
 from training.units import reads_users
 
@@ -93,16 +96,24 @@ def answer_alike(loaded: Loaded, requests: Sequence[Request], vectors_of: Vector
     (lists,) = replace(loaded.maker, channels=[plan]).fill_lists(told, vectors_RD)
     influence: dict[int, Floats] = {}
     intents: dict[int, Answer] = {}
+    attention: dict[int, Floats] = {}
     if sequences is not None and loaded.bundle is not None:
         asked = np.array([request.explain for request in requests]) & (sequences.unit_lengths > 0)
         influence = influence_of(loaded.bundle, sequences, lists, np.flatnonzero(asked))
         intents = intents_of(loaded.bundle, sequences, np.flatnonzero(asked))
+        attention = attention_of(loaded.bundle, sequences, np.flatnonzero(asked))
     for row, (request, each) in enumerate(zip(requests, heard, strict=True)):
         items = list_items(loaded, request, each, lists, row, influence.get(row))
         is_ours = any(item["source"] != SOURCES[POPULAR] for item in items)
         model = {"model_version": loaded.version} if is_ours else {}
         answer = {"source": SOURCES[MODEL if is_ours else POPULAR], **model, **describe(loaded, request, each)}
-        yield answer | {"items": items} | intents.get(row, {})
+        answer |= {"items": items} | intents.get(row, {})
+        if row in attention:
+            answer["attention"] = [
+                place_of(request, each, int(place)) | {"weight": float(weight)}
+                for place, weight in zip(known_places(loaded, each), attention[row], strict=True)
+            ]
+        yield answer
 
 
 def hear(loaded: Loaded, request: Request) -> Heard:
@@ -228,6 +239,27 @@ def influence_of(bundle: Bundle, sequences: Sequences, lists: Lists, rows: Integ
     return dict(zip(rows.tolist(), np.split(influence_KN, np.cumsum(some.unit_lengths)[:-1]), strict=True))
 
 
+@torch.inference_mode()
+def attention_of(bundle: Bundle, sequences: Sequences, rows: Integers) -> dict[int, Floats]:
+    """(K) for some requests, by their place: how much the model looks at each known event, a diagnostic and no cause.
+
+    Nothing for a model without attention.
+    """
+    model = bundle.recommender
+    if not len(rows) or not isinstance(model, SessionModel):
+        return {}
+    told_T = model.attention_weights(gather(sequences, rows))
+    if told_T is None:
+        return {}
+    cuts = np.cumsum(sequences.unit_lengths[rows])[:-1]
+    return dict(zip(rows.tolist(), np.split(told_T.double().numpy(), cuts), strict=True))
+
+
+def known_places(loaded: Loaded, heard: Heard) -> Integers:
+    """(K) which of the events that are read the model knows the item of."""
+    return np.flatnonzero((heard.codes > 0) & (heard.codes < loaded.assortment.num_known))
+
+
 def list_items(
     loaded: Loaded, request: Request, heard: Heard, lists: Lists, row: int, influence_KN: Floats | None
 ) -> list[Answer]:
@@ -251,7 +283,7 @@ def list_items(
 
 def reasons_of(loaded: Loaded, request: Request, heard: Heard, influence_K: Floats) -> Answer:
     """`reasons`: events by what they do to an item's score, those that do most first; `because`: what drew it in."""
-    known = np.flatnonzero((heard.codes > 0) & (heard.codes < loaded.assortment.num_known))
+    known = known_places(loaded, heard)
     order = np.argsort(-abs(influence_K), kind="stable")
     reasons = [place_of(request, heard, int(known[k])) | {"influence": float(influence_K[k])} for k in order]
     found: Answer = {"reasons": [reason for reason in reasons if reason["influence"]]}
