@@ -23,6 +23,7 @@ from pipeline.terminal import log
 from training.adagrad import MomentumAdagrad
 from training.batch import Batch, gather, plan_batches
 from training.checkpoint import check_checkpoint
+from training.durations import duration_weights
 from training.faults import diverged, explained
 from training.models.base import SessionModel
 from training.objective import NextItem
@@ -146,13 +147,16 @@ class SessionTraining(lightning.LightningModule):
         Sessions of users lie all over the window, so what is popular is asked for anew on the way through their time.
         """
         states_RD, targets_R = self.model.states(batch)[batch.target_mask], batch.targets()
+        cap = self.recipe.duration_cap
+        weights_R = None if cap is None else duration_weights(batch, cap)
         if batch.user_offsets is None or self.recipe.prior_half_life is None:
-            loss: Tensor = self.next_item(self.model, states_RD, targets_R, batch.as_of)
+            loss: Tensor = self.next_item(self.model, states_RD, targets_R, batch.as_of, weights_R)
             return loss
-        parts = [
-            self.next_item(self.model, states_RD[rows_R], targets_R[rows_R], as_of) * len(rows_R)
-            for rows_R, as_of in batch.targets_in_time(PRIORS_A_BATCH)
-        ]
+        parts = []
+        for rows_R, as_of in batch.targets_in_time(PRIORS_A_BATCH):
+            weights = None if weights_R is None else weights_R[rows_R]
+            part = self.next_item(self.model, states_RD[rows_R], targets_R[rows_R], as_of, weights)
+            parts.append(part * len(rows_R))
         return torch.stack(parts).sum() / len(targets_R)
 
     def note(self, losses: Mapping[str, Tensor], num_rows: int) -> None:

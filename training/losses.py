@@ -14,8 +14,10 @@ from training.negatives import Candidates
 BYTES_A_SCORE = 12  # the score, its softmax and its gradient, float32 each
 
 
-def cross_entropy(states_RD: Tensor, vectors_ID: Tensor, targets_R: Tensor, memory_mb: int) -> Tensor:
-    """() -log softmax over all items, padding left out.
+def cross_entropy(
+    states_RD: Tensor, vectors_ID: Tensor, targets_R: Tensor, memory_mb: int, weights_R: Tensor | None = None
+) -> Tensor:
+    """() -log softmax over all items, padding left out; a weighted mean where there are weights.
 
     Where the scores need more than `memory_mb` MiB, they are made in chunks of items and made again for the gradient:
     the same loss in bounded memory.
@@ -23,10 +25,18 @@ def cross_entropy(states_RD: Tensor, vectors_ID: Tensor, targets_R: Tensor, memo
     items_ID, targets_R = vectors_ID[PADDING + 1 :], targets_R - 1
     chunk = max(1, memory_mb * 2**20 // (BYTES_A_SCORE * max(1, len(states_RD))))
     if chunk >= len(items_ID):
-        return F.cross_entropy(states_RD @ items_ID.T, targets_R)
+        scores_RI = states_RD @ items_ID.T
+        if weights_R is None:  # in one pass
+            return F.cross_entropy(scores_RI, targets_R)
+        return weighted_mean(F.cross_entropy(scores_RI, targets_R, reduction="none"), weights_R)
     sums = [checkpoint(log_sum_exp, states_RD, part, use_reentrant=False) for part in items_ID.split(chunk)]
     scores_R = (states_RD * items_ID[targets_R]).sum(1)
-    return (torch.stack(sums).logsumexp(0) - scores_R).mean()
+    return weighted_mean(torch.stack(sums).logsumexp(0) - scores_R, weights_R)
+
+
+def weighted_mean(losses_R: Tensor, weights_R: Tensor | None) -> Tensor:
+    """() the mean of rows, each as heavy as its weight."""
+    return losses_R.mean() if weights_R is None else (losses_R * weights_R).sum() / weights_R.sum().clamp(min=1e-9)
 
 
 def log_sum_exp(states_RD: Tensor, items_CD: Tensor) -> Tensor:

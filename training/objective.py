@@ -17,11 +17,18 @@ class NextItem(nn.Module):
         self.num_items = len(counts_I) - 1
         self.negatives = Negatives(counts_I, recipe.num_negatives, recipe.negative_alpha, recipe.in_batch_negatives)
 
-    def forward(self, model: SessionModel, states_RD: Tensor, targets_R: Tensor, as_of: int) -> Tensor:
-        """() the mean over the R states."""
+    def forward(
+        self,
+        model: SessionModel,
+        states_RD: Tensor,
+        targets_R: Tensor,
+        as_of: int,
+        weights_R: Tensor | None = None,
+    ) -> Tensor:
+        """() the mean over the R states; weights are for cross-entropy over all items."""
         recipe = self.recipe
         if recipe.num_negatives == 0:
-            return cross_entropy(states_RD, model.item_vectors(as_of), targets_R, recipe.score_memory_mb)
+            return cross_entropy(states_RD, model.item_vectors(as_of), targets_R, recipe.score_memory_mb, weights_R)
         candidates = self.negatives(model, states_RD, targets_R, as_of)
         if recipe.loss == "bpr_max":
             return bpr_max(candidates, recipe.elu, recipe.bpr_regularisation)

@@ -56,6 +56,8 @@ class SequenceRecipe(Section):
     """Of intentrec: the weight of each intent's loss beside that of the next item; the paper's lambda."""
     short_term_window: Duration = Field(default=timedelta(minutes=10), gt=timedelta())
     """Of intentrec's short_term: how far back an event still tells of the interest of the moment."""
+    duration_cap: Duration | None = Field(default=None, gt=timedelta())
+    """Of intentrec: targets weigh by the time until the next event, at most so much; null: all alike."""
     context: tuple[str, ...] = ()
     """What is read of an event beside its item: CLOCK, properties, context columns, by name (docs/training.md)."""
     cold_items: Duration | None = Field(default=None, gt=timedelta())
@@ -198,7 +200,7 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
                 recipe.encoder != "intentrec" and is_set(field),
                 f"{field} belongs to encoder intentrec, but encoder is {recipe.encoder}; leave it out",
             )
-            for field in ("variant", "intent_weight", "short_term_window")
+            for field in ("variant", "intent_weight", "short_term_window", "duration_cap")
         ),
         *(
             (
@@ -211,6 +213,10 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
         (
             recipe.encoder != "session_retriever" and is_set("pooling"),
             f"pooling belongs to encoder session_retriever, but encoder is {recipe.encoder}; leave it out",
+        ),
+        (
+            recipe.duration_cap is not None and is_sampled,
+            "duration_cap weighs the targets of cross_entropy over all items; leave out num_negatives",
         ),
         (
             bool(recipe.context) and recipe.encoder in OF_PROPERTIES,

@@ -30,7 +30,7 @@ Where this differs from the paper, or the paper does not say:
 - Of an item with several categories each one is a label; as in the paper only labels that are there count, none that
   are not: the loss is -log p, a mean over the event's labels, p a softmax as the equations write it. Missing labels
   have no loss.
-- No weights by duration: a log of clicks has none.
+- Weights by duration are the recipe's (`duration_cap`): a log of clicks tells them by the next click only.
 - What the log tells of an event is blanked in a tenth of the training sessions (training/models/context.py).
 
 Shapes: T events · M intents · C classes of an intent · D dimension · F features · R targets · L labels of an event.
@@ -46,6 +46,8 @@ from torch import Tensor, nn
 from features.intents import MISSING, Definitions
 from features.sequences import Integers
 from training.batch import Batch
+from training.durations import duration_weights
+from training.losses import weighted_mean
 from training.models.context import ALWAYS, Context, mean_of_classes
 from training.models.item_table import SharedItems, with_one
 from training.models.transformer import Encoder, group_sessions, place_in
@@ -82,8 +84,10 @@ class IntentRec(SharedItems):
         window: timedelta = timedelta(minutes=10),
         num_layers: int = 1,
         num_heads: int = 2,
+        duration_cap: timedelta | None = None,
     ) -> None:
         super().__init__(num_codes, hidden_size, dropout)
+        self.duration_cap = duration_cap
         self.definitions = definitions or Definitions()
         self.variant, self.intent_weight, self.window = variant, intent_weight, window // timedelta(microseconds=1)
         self.told = Context(num_codes, self.definitions, (*self.definitions.classes, *ALWAYS))
@@ -125,6 +129,7 @@ class IntentRec(SharedItems):
             recipe.short_term_window,
             recipe.num_layers,
             recipe.num_heads,
+            recipe.duration_cap,
         )
 
     def describe_items(self, described: Mapping[str, Integers]) -> None:
@@ -167,10 +172,11 @@ class IntentRec(SharedItems):
         """The loss of each intent, weighted: cross-entropy, a mean over the targets that have a label."""
         kept, self.reading = self.reading, None
         reading = kept[1] if kept is not None and kept[0] is batch else self.read(batch)
+        weights_R = None if self.duration_cap is None else duration_weights(batch, self.duration_cap)
         terms = {}
         for name, logits_TC in reading.logits.items():
             labels_RL = self.told.labels(name, batch).roll(-1, dims=0)[batch.target_mask]
-            loss = label_loss(logits_TC[batch.target_mask], labels_RL)
+            loss = label_loss(logits_TC[batch.target_mask], labels_RL, weights_R)
             terms[f"train_intent_{name}"] = self.intent_weight * loss
         return terms
 
@@ -202,9 +208,10 @@ class IntentRec(SharedItems):
         return Reading(with_one(states_TD), logits, weights_TM)
 
 
-def label_loss(logits_RC: Tensor, labels_RL: Tensor) -> Tensor:
+def label_loss(logits_RC: Tensor, labels_RL: Tensor, weights_R: Tensor | None = None) -> Tensor:
     """() cross-entropy, a mean over the events that have a label; of several labels of an event, their mean."""
     is_label_RL = labels_RL != MISSING
     log_RL = logits_RC.log_softmax(1).gather(1, (labels_RL - 1).clamp(min=0))
     of_event_R = (log_RL * is_label_RL).sum(1) / is_label_RL.sum(1).clamp(min=1)
-    return -of_event_R.sum() / is_label_RL.any(1).sum().clamp(min=1)
+    is_told_R = is_label_RL.any(1).float()
+    return weighted_mean(-of_event_R, is_told_R if weights_R is None else is_told_R * weights_R)

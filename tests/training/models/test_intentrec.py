@@ -293,6 +293,21 @@ def test_intents_that_can_be_known_are_learnt(tmp_path):
     assert (is_hat == (batch.event_columns["event_type"][batch.target_mask] == 2)).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("sequence", ["session", "user"])
+def test_durations_weigh_in_every_loss(sequence, tmp_path):
+    sequences = make_sequences([5] * 6, seed=3)
+    sequences = sequences if sequence == "session" else replace(sequences, user_offsets=np.array([0, 2, 6]))
+    fields = {"sequence": sequence, "prior_half_life": "1h", "dropout": 0.0}
+    losses = []
+    for cap in (None, "1m"):
+        recipe = recipe_of(**fields, **({"duration_cap": cap} if cap else {}))
+        model = build(recipe, NUM_CODES, DEFINITIONS)
+        model.describe_items(DESCRIBED)
+        losses.append(fit(model, sequences, recipe, 1, tmp_path / str(cap)))
+    assert losses[0].keys() == losses[1].keys()
+    assert all(losses[0][name] != pytest.approx(losses[1][name], rel=1e-6) for name in losses[0])
+
+
 @pytest.mark.parametrize("left", ["few labels", "no labels", "no intents"])
 def test_it_is_trained_whatever_is_left_of_the_labels(left, tmp_path):
     sequences = make_sequences([5] * 12, seed=3)
