@@ -444,7 +444,7 @@ def lstm() -> Recipe:
 
 def narm() -> Recipe:
     """NARM with full cross-entropy."""
-    return SequenceRecipe(encoder="narm", dropout=0.25, learning_rate=1e-3)
+    return SequenceRecipe(encoder="narm", dropout=0.25, batch_size=128)
 
 
 def rnn() -> Recipe:
@@ -454,12 +454,12 @@ def rnn() -> Recipe:
 
 def sasrec() -> Recipe:
     """SASRec with full cross-entropy; for large catalogues set num_negatives, and loss gbce for gSASRec."""
-    return SequenceRecipe(encoder="sasrec", num_layers=2, dropout=0.2, learning_rate=1e-3)
+    return SequenceRecipe(encoder="sasrec", num_layers=2, dropout=0.2, batch_size=128)
 
 
 def session_retriever() -> Recipe:
     """The session retriever without a user tower, a softmax over all items; `sequence: user` puts the tower in."""
-    return SequenceRecipe(encoder="session_retriever")
+    return SequenceRecipe(encoder="session_retriever", batch_size=128)
 
 
 def popularity() -> Recipe:

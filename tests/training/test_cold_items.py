@@ -125,6 +125,18 @@ def test_an_offering_model_is_saved_with_its_features(encoder, sessions_of, tmp_
     assert torch.equal(one.item_vectors(AS_OF), other.item_vectors(AS_OF))
 
 
+def test_of_several_categories_an_item_has_the_mean(sessions_of):
+    several = DEFINITIONS.model_copy(update={"category_separator": "/", "num_categories": 2})
+    catalogue = rows_of(NAMES, ["hats/socks", "socks", "shoes"] * 4)
+    vocabulary = learn_vocabulary(sessions_of([NAMES]), 1).describe(several, catalogue)
+    recipe = recipe_of("gru")
+    model = with_features(build_for(recipe, vocabulary)).eval()
+    bundle = Bundle(model, vocabulary, "r", recipe, date(2026, 3, 1), AS_OF)
+    coming = rows_of(["a", "b", "c"], ["hats", "socks/boats", "hats/socks"])
+    hat, socks, both = offer(bundle, coming).recommender.item_vectors(AS_OF)[13:]
+    torch.testing.assert_close(both, (hat + socks) / 2)
+
+
 def test_where_the_catalogue_tells_nothing_nothing_is_offered(sessions_of):
     bundle = make_bundle("gru", sessions_of)
     assert offer(bundle, rows_of(["x"], ["boats"], None)) is bundle
