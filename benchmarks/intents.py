@@ -20,7 +20,17 @@ from histories import METRIC, Day, Measured, Model, measure_all, pool
 from training.difference import paired_difference
 
 SETTINGS: dict[str, Any] = {"hidden_size": 64, "learning_rate": 0.004, "batch_size": 128, "epochs": 10, "dropout": 0.25}
-V0, ENLARGED = "V0 next item", "V0 of three layers"
+QUALITIES = {
+    "accuracy": "accuracy",
+    "same_as_last_accuracy": "same as last",
+    "most_common_accuracy": "most common",
+    "macro_f1": "macro F1",
+    "same_as_last_macro_f1": "same as last",
+    "calibration_error": "calibration error",
+    "next_mrr_at_20_right": "mrr@20 if right",
+    "next_mrr_at_20_wrong": "if wrong",
+}
+V0, ENLARGED, V1 = "V0 next item", "V0 of three layers", "V1 multi-task"
 
 
 def variant(name: str, **fields: Any) -> Model:
@@ -33,7 +43,7 @@ MODELS: dict[str, Model] = {
     "gru4rec": ("gru4rec", {}),
     V0: variant("next_item"),
     ENLARGED: variant("next_item", num_layers=3),
-    "V1 multi-task": variant("multitask"),
+    V1: variant("multitask"),
     "V2 hierarchical": variant("hierarchical"),
     "V3 with short term": variant("short_term"),
 }
@@ -73,14 +83,14 @@ def report(measured: dict[str, list[Measured]], day: Day) -> Iterator[str]:
 
 
 def differences(measured: dict[str, list[Measured]]) -> Iterator[str]:
-    """Each variant beside V0 and beside V0 enlarged."""
+    """Each variant beside V0, beside V0 enlarged, and what hierarchy adds to V1."""
     yield "| difference in mrr@20 | value | 95 % interval | relative | p |"
     yield "| --- | --: | --: | --: | --: |"
     pooled = {label: pool(runs) for label, runs in measured.items()}
-    for other in (V0, ENLARGED):
-        for label, outcomes in pooled.items():
-            if label[0] != "V" or label == other or other not in pooled:
-                continue
+    variants = [label for label in pooled if label[0] == "V"]
+    for other in (V0, ENLARGED, V1):
+        for label in variants[variants.index(other) + 1 :] if other in variants else []:
+            outcomes = pooled[label]
             value, low, high, p = paired_difference(outcomes, pooled[other], f"all/{METRIC}")
             share = value / pooled[other].means()[f"all/{METRIC}"]
             yield f"| {label} - {other} | {value:+.4f} | {low:+.4f} to {high:+.4f} | {share:+.1%} | {p:.4f} |"
@@ -88,16 +98,17 @@ def differences(measured: dict[str, list[Measured]]) -> Iterator[str]:
 
 def qualities(measured: dict[str, list[Measured]]) -> Iterator[str]:
     """Each intent of each model, the mean of its seeds."""
+    yield f"| intent | model | {' | '.join(QUALITIES.values())} |"
+    yield "| --- | --- |" + " --: |" * len(QUALITIES)
     found = {label: [facts for _, facts in runs] for label, runs in measured.items()}
-    names = sorted({name for runs in found.values() for name in runs[0] if name.startswith("intent/")})
-    metrics = list(dict.fromkeys(name.split("/", 2)[2] for name in names))
-    yield f"| intent | model | {' | '.join(metrics)} |"
-    yield "| --- | --- |" + " --: |" * len(metrics)
-    for intent in dict.fromkeys(name.split("/", 2)[1] for name in names):
+    every = (name for runs in found.values() for name in runs[0] if name.startswith("intent/"))
+    for intent in dict.fromkeys(name.split("/", 2)[1] for name in every):
         for label, runs in found.items():
-            if f"intent/{intent}/{metrics[0]}" in runs[0]:
-                cells = [np.mean([facts.get(f"intent/{intent}/{m}", np.nan) for facts in runs]) for m in metrics]
-                yield f"| {intent} | {label} | {' | '.join(f'{cell:.4f}' for cell in cells)} |"
+            if f"intent/{intent}/accuracy" in runs[0]:
+                cells = [
+                    np.mean([facts.get(f"intent/{intent}/{name}", np.nan) for facts in runs]) for name in QUALITIES
+                ]
+                yield f"| {intent} | {label} | {' | '.join(f'{cell:.3f}' for cell in cells)} |"
 
 
 if __name__ == "__main__":
