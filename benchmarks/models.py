@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- models: written by benchmarks/models.py -->", "<!-- end of models -->"
 SEEDS = (1, 2, 3)
-MODELS = ("gru4rec", "gru", "lstm", "rnn")
+MODELS = ("gru4rec", "gru", "lstm", "rnn", "narm", "sasrec", "session_retriever")
 BASELINES = (
     "popularity",
     "recent_popularity",
@@ -63,6 +63,7 @@ class Log:
 NEWS = {"prior_half_life": "6h", "epochs": 3}
 RETAIL = {"order": "shuffled", "epochs": 10, "batch_size": 32, "learning_rate": 0.005, "hidden_size": 64}
 FULL = {"num_negatives": 0, "negative_alpha": 0, "in_batch_negatives": False}
+DRAWN = {"num_negatives": 2048, "negative_alpha": 0.5, "in_batch_negatives": True}
 WHY_GRU4REC: dict[str, tuple[str, dict[str, Any]]] = {
     "whole sessions in order of time": ("gru4rec", {"order": "chronological"}),
     "whole sessions shuffled": ("gru4rec", {"order": "shuffled"}),
@@ -78,12 +79,19 @@ WHY_SHOP = {label: change for label, change in WHY_GRU4REC.items() if label != "
 LOGS = (
     Log(
         *("globo", "Globo.com, sessions of 2017-10-10", "2017-10-05", "2017-10-10"),
-        settings={"lstm": NEWS, "rnn": NEWS, "vs_knn": {"remind": False}, "stan": {"remind": False}},
+        settings={
+            "lstm": NEWS,
+            "rnn": NEWS,
+            "vs_knn": {"remind": False},
+            "stan": {"remind": False},
+            "sasrec": DRAWN,
+            "intentrec": DRAWN,
+        },
         ablation=WHY_GRU4REC,
     ),
     Log(
         *("online_retail", "Online Retail, baskets of 2011-11-22", "2011-09-23", "2011-11-22"),
-        settings={"lstm": RETAIL, "rnn": RETAIL},
+        settings={name: RETAIL for name in ("lstm", "rnn", "narm", "sasrec", "session_retriever")},
     ),
     Log("demo", "The simulated shop, its seventh day", "2026-03-01", "2026-03-07", ablation=WHY_SHOP),
 )
