@@ -91,7 +91,7 @@ LOGS = (
     ),
     Log(
         *("online_retail", "Online Retail, baskets of 2011-11-22", "2011-09-23", "2011-11-22"),
-        settings={name: RETAIL for name in ("lstm", "rnn", "narm", "sasrec", "session_retriever")},
+        settings=dict.fromkeys(("lstm", "rnn", "narm", "sasrec", "session_retriever"), RETAIL),
     ),
     Log("demo", "The simulated shop, its seventh day", "2026-03-01", "2026-03-07", ablation=WHY_SHOP),
 )
