@@ -227,7 +227,7 @@ def test_where_the_window_told_nothing_the_model_reads_items_only(sequences):
     assert model.eval().states(everything(sequences)).isfinite().all()
 
 
-@pytest.mark.parametrize("encoder", ["gru", "narm", "sasrec", "session_retriever"])
+@pytest.mark.parametrize("encoder", ["gru", "sasrec"])
 def test_what_only_the_context_tells_is_learnt(encoder, tmp_path):
     """The next item is the one of the event's type; items themselves are drawn."""
     random = np.random.default_rng(1)
