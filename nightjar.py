@@ -603,10 +603,6 @@ def show_answer(answer: dict[str, Any]) -> None:
     for name, classes in answer.get("intents", {}).items():
         told = ", ".join(f"{each['value']} {each['probability']:.0%}" for each in classes[:MOST_REASONS])
         write_text(f"intent: {name} {told}")
-    if attention := answer.get("attention"):
-        most = sorted(attention, key=lambda each: -each["weight"])[:MOST_REASONS]
-        told = ", ".join(f"{each['item_id']} {each['weight']:.2f}" for each in most)
-        write_text(f"attention (a diagnostic, it is no cause): {told}")
     if weights := answer.get("intent_weights"):
         told = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
         write_text(f"weights of the intents (a diagnostic, they are no causes): {told}")

@@ -20,15 +20,17 @@ from serving_export.filling import ChannelRules
 from serving_export.item_index import ItemIndex, exact_index, has_index, read_index
 from serving_export.list_maker import ChannelPlan, ListMaker, plan_channels
 from serving_export.popular import allowed_popular
+from serving_export.reader import facts_of
 from serving_export.related import read_related
 from serving_export.scoring import Vectors, item_vectors
-from serving_export.tables import POPULAR_ITEMS, RELATED_ITEMS
+from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS
 from training.bundle import Bundle
 from training.cold_items import offer_new
 from training.export_settings import Seen
 from training.settings import TrainingSite
 from training.tracking import Tracking, number
 
+COMPANIONS = (POPULAR_ITEMS, RELATED_ITEMS)
 NO_RULES = "any"
 
 
@@ -104,7 +106,8 @@ def assemble(site: TrainingSite, store: Store, bundle: Bundle | None, version: i
     passed = passed_days(store, date.min, date.max)
     if bundle is not None and passed:
         bundle = offer_new(site, store, bundle, passed[-1])
-    popular = store.scan(POPULAR_ITEMS).sort("rank").collect()
+    released = companion_versions(store)
+    popular = store.scan(POPULAR_ITEMS, released.get(POPULAR_ITEMS.name)).sort("rank").collect()
     if bundle is None and popular.is_empty():
         raise ConfigurationError(
             f"{site.name} has neither a serving model nor popular items yet. Run a night first: `nightjar run --site …`"
@@ -118,7 +121,8 @@ def assemble(site: TrainingSite, store: Store, bundle: Bundle | None, version: i
     shown = {name: popular.filter(pl.col("channel") == name) for name in channels}
     related = None
     if any(channel.complements for channel in channels.values()):
-        related = read_related(store.scan(RELATED_ITEMS).collect(), assortment)
+        rows = store.scan(RELATED_ITEMS, released.get(RELATED_ITEMS.name)).collect()
+        related = read_related(rows, assortment)
     maker = ListMaker(plan_channels(site, assortment, indexes, shown), assortment, bundle, vectors_ID, related)
     ends = [int(day_end(day, site.time_zone).timestamp()) * 1_000_000 for day in passed[-1:]]
     return Loaded(
@@ -129,6 +133,17 @@ def assemble(site: TrainingSite, store: Store, bundle: Bundle | None, version: i
         max([*ends, 0 if bundle is None else bundle.as_of]),
         passed[-1] if passed else None,
     )
+
+
+def companion_versions(store: Store) -> dict[str, int]:
+    """The versions of the tables that belong to the release that readers see; none where there is none."""
+    table = store.open(RECOMMENDATIONS)
+    try:
+        facts = {} if table is None else facts_of(table)
+    except LookupError:
+        return {}
+    told = {each.name: facts.get(f"{each.name}_version") for each in COMPANIONS}
+    return {name: int(version) for name, version in told.items() if version is not None}
 
 
 def read_indexes(

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-import torch
 
 from features.histories import active_events
 from features.sequences import Integers, Sequences
@@ -35,10 +34,8 @@ from serving_export.loaded import Loaded
 from serving_export.request import Event, Request
 from serving_export.scoring import Vectors
 from serving_export.session_intents import intents_of
-from training.batch import gather
 from training.bundle import Bundle
 from training.export_settings import Seen
-from training.models.base import SessionModel
 from training.reasons import Floats, leave_one_out
 from training.units import reads_users
 
@@ -96,24 +93,16 @@ def answer_alike(loaded: Loaded, requests: Sequence[Request], vectors_of: Vector
     (lists,) = replace(loaded.maker, channels=[plan]).fill_lists(told, vectors_RD)
     influence: dict[int, Floats] = {}
     intents: dict[int, Answer] = {}
-    attention: dict[int, Floats] = {}
     if sequences is not None and loaded.bundle is not None:
         asked = np.array([request.explain for request in requests]) & (sequences.unit_lengths > 0)
         influence = influence_of(loaded.bundle, sequences, lists, np.flatnonzero(asked))
         intents = intents_of(loaded.bundle, sequences, np.flatnonzero(asked))
-        attention = attention_of(loaded.bundle, sequences, np.flatnonzero(asked))
     for row, (request, each) in enumerate(zip(requests, heard, strict=True)):
         items = list_items(loaded, request, each, lists, row, influence.get(row))
         is_ours = any(item["source"] != SOURCES[POPULAR] for item in items)
         model = {"model_version": loaded.version} if is_ours else {}
         answer = {"source": SOURCES[MODEL if is_ours else POPULAR], **model, **describe(loaded, request, each)}
-        answer |= {"items": items} | intents.get(row, {})
-        if row in attention:
-            answer["attention"] = [
-                place_of(request, each, int(place)) | {"weight": float(weight)}
-                for place, weight in zip(known_places(loaded, each), attention[row], strict=True)
-            ]
-        yield answer
+        yield answer | {"items": items} | intents.get(row, {})
 
 
 def hear(loaded: Loaded, request: Request) -> Heard:
@@ -193,8 +182,8 @@ def seen_items(loaded: Loaded, rule: Seen, requests: Sequence[Request]) -> UserI
     """What a rule of the channel leaves out of each list: of the history what is recent enough, and of the session."""
     found = []
     for request in requests:
-        since = newest_time(loaded, request) - rule.within
-        recent = [event for event in request.history if event.occurred_at is None or event.occurred_at >= since]
+        since = newest_time(loaded, request) - rule.within // MICROSECOND
+        recent = [event for event in request.history if event.occurred_at is None or microseconds(event) >= since]
         seen = [] if rule.policy == "allow" else [*recent, *request.session]
         if rule.policy == "exclude_bought":
             seen = [event for event in seen if event.event_type == rule.bought]
@@ -203,10 +192,9 @@ def seen_items(loaded: Loaded, rule: Seen, requests: Sequence[Request]) -> UserI
     return UserItems(np.concatenate(found), np.concatenate([[0], np.cumsum([len(part) for part in found])]))
 
 
-def newest_time(loaded: Loaded, request: Request) -> datetime:
-    """The moment that a list is made for: of the session's newest event, else the end of what is known."""
-    told = [event.occurred_at for event in request.session if event.occurred_at is not None]
-    return max(told, default=EPOCH + loaded.end * MICROSECOND)
+def newest_time(loaded: Loaded, request: Request) -> int:
+    """The moment that a list is made for, since 1970: of the session's newest event, else the end of what is known."""
+    return max(map(microseconds, request.session), default=0) or loaded.end
 
 
 def segment_of(loaded: Loaded, heard: Heard) -> str | None:
@@ -239,27 +227,6 @@ def influence_of(bundle: Bundle, sequences: Sequences, lists: Lists, rows: Integ
     return dict(zip(rows.tolist(), np.split(influence_KN, np.cumsum(some.unit_lengths)[:-1]), strict=True))
 
 
-@torch.inference_mode()
-def attention_of(bundle: Bundle, sequences: Sequences, rows: Integers) -> dict[int, Floats]:
-    """(K) for some requests, by their place: how much the model looks at each known event, a diagnostic and no cause.
-
-    Nothing for a model without attention.
-    """
-    model = bundle.recommender
-    if not len(rows) or not isinstance(model, SessionModel):
-        return {}
-    told_T = model.attention_weights(gather(sequences, rows))
-    if told_T is None:
-        return {}
-    cuts = np.cumsum(sequences.unit_lengths[rows])[:-1]
-    return dict(zip(rows.tolist(), np.split(told_T.double().numpy(), cuts), strict=True))
-
-
-def known_places(loaded: Loaded, heard: Heard) -> Integers:
-    """(K) which of the events that are read the model knows the item of."""
-    return np.flatnonzero((heard.codes > 0) & (heard.codes < loaded.assortment.num_known))
-
-
 def list_items(
     loaded: Loaded, request: Request, heard: Heard, lists: Lists, row: int, influence_KN: Floats | None
 ) -> list[Answer]:
@@ -283,7 +250,7 @@ def list_items(
 
 def reasons_of(loaded: Loaded, request: Request, heard: Heard, influence_K: Floats) -> Answer:
     """`reasons`: events by what they do to an item's score, those that do most first; `because`: what drew it in."""
-    known = known_places(loaded, heard)
+    known = np.flatnonzero((heard.codes > 0) & (heard.codes < loaded.assortment.num_known))
     order = np.argsort(-abs(influence_K), kind="stable")
     reasons = [place_of(request, heard, int(known[k])) | {"influence": float(influence_K[k])} for k in order]
     found: Answer = {"reasons": [reason for reason in reasons if reason["influence"]]}

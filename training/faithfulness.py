@@ -14,13 +14,11 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
 from features.sequences import Integers, Sequences
 from features.vocabulary import PADDING
 from training.batch import gather
 from training.bundle import Bundle
-from training.models.base import SessionModel
 from training.reasons import Floats, leave_one_out
 from training.score import all_scores
 
@@ -44,31 +42,12 @@ def faithfulness(bundle: Bundle, sequences: Sequences, seed: int = 1) -> dict[st
         "_random": random.random(len(matters_T)),
         "_newest_first": np.arange(len(matters_T), dtype=np.float64),
     }
-    found = {"reasons/num_sessions": float(sessions.num_sessions)} | agreement(bundle, sessions, matters_T)
+    found = {"reasons/num_sessions": float(sessions.num_sessions)}
     for name, importance_T in orders.items():
         place_T = places(sessions, importance_T)
         found[f"reasons/deletion{name}"] = area(bundle, sessions, best_S, partial(np.greater_equal, place_T))
         found[f"reasons/insertion{name}"] = area(bundle, sessions, best_S, partial(np.less, place_T))
     return found
-
-
-def agreement(bundle: Bundle, sessions: Sequences, matters_T: Floats) -> dict[str, float]:
-    """`reasons/attention_agreement`: Kendall's tau between attention and the size of influence, a mean over sessions.
-
-    1: they name the same events; 0: attention tells nothing of what matters. Nothing for models without attention.
-    """
-    model = bundle.recommender
-    told_T = (
-        model.attention_weights(gather(sessions, np.arange(sessions.num_sessions)))
-        if isinstance(model, SessionModel)
-        else None
-    )
-    if told_T is None:
-        return {}
-    cuts = sessions.offsets[1:-1]
-    pairs = zip(np.split(told_T.numpy(), cuts), np.split(abs(matters_T), cuts), strict=True)
-    found = [kendalltau(*pair).statistic for pair in pairs]
-    return {"reasons/attention_agreement": float(np.nanmean(found))} if np.isfinite(found).any() else {}
 
 
 def some_sessions(sequences: Sequences, seed: int) -> Sequences:

@@ -44,6 +44,9 @@ Limit = Annotated[int, Query(ge=1, le=schemas.MOST_ITEMS)]
 ChannelName = Annotated[str | None, Query(max_length=schemas.LONGEST_ID)]
 FAULTS: dict[int | str, dict[str, Any]] = {
     404: {"model": schemas.Fault, "description": "The site has no such thing."},
+    400: {"model": schemas.Fault, "description": "The body is no text that could be JSON."},
+    413: {"model": schemas.Fault, "description": "The body is too large."},
+    414: {"model": schemas.Fault, "description": "The address is too long."},
     503: {"model": schemas.Fault, "description": "Too busy, or too slow; try again."},
 }
 
@@ -134,14 +137,14 @@ def create_app(versions: Versions, metrics: Metrics, look_every: float = LOOK_EV
 
 def add_recommend(app: FastAPI, endpoint: Endpoint) -> None:
     """The list for the session in progress."""
+    context, time_zone = endpoint.site.source.context, endpoint.site.time_zone
 
-    @app.post("/recommend", response_model=schemas.Answer, responses=FAULTS, tags=["lists"])
     async def recommend(asked: schemas.RecommendIn) -> Response:
         """The list that fits a session in progress, by a channel's rules."""
         edition = await endpoint.edition(asked.model)
         channel = endpoint.channel(edition, asked.channel)
         wanted = Wanted(
-            session=[Event(event.item_id, event.occurred_at, event.event_type) for event in asked.items],
+            session=[Event(each) if isinstance(each, str) else each.event(context, time_zone) for each in asked.items],
             channel=channel,
             top=asked.n or endpoint.site.export.all_channels()[channel].top_n or schemas.MOST_ITEMS,
             explain=asked.explain,
@@ -155,6 +158,9 @@ def add_recommend(app: FastAPI, endpoint: Endpoint) -> None:
         told = await endpoint.answer(edition, wanted)
         notes = [sentence for sentence in (note, told.get("note")) if sentence]
         return as_json(told | ({"note": " ".join(notes)} if notes else {}))
+
+    recommend.__annotations__["asked"] = schemas.request_model(context)  # which fields there are is the site's matter
+    app.post("/recommend", response_model=schemas.Answer, responses=FAULTS, tags=["lists"])(recommend)
 
 
 def add_users(app: FastAPI, endpoint: Endpoint) -> None:

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from serving_export.online.metrics import Metrics
 
-MOST_AT_ONCE = 64
+MOST_AT_ONCE = 128
 MOST_WAITING = 1024
 Asked = TypeVar("Asked")
 Told = TypeVar("Told")

@@ -16,8 +16,8 @@ BODY_WITHIN = 5.0
 class Limits:
     """Reads bodies whole, within limits, before the app sees the request."""
 
-    def __init__(self, app: ASGIApp, largest: int = LARGEST_BODY, within: float = BODY_WITHIN) -> None:
-        self.app, self.largest, self.within = app, largest, within
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is within the limits; refuse the rest with a sentence."""
@@ -28,10 +28,10 @@ class Limits:
         body = b""
         if refused is None and may_have_body(scope):
             try:
-                async with asyncio.timeout(self.within):
+                async with asyncio.timeout(BODY_WITHIN):
                     read = await self.read(receive)
             except TimeoutError:
-                refused = fault(408, f"the body did not come within {self.within:g} s; send it in one go")
+                refused = fault(408, f"the body did not come within {BODY_WITHIN:g} s; send it in one go")
             else:
                 if isinstance(read, bytes):
                     body = read
@@ -48,13 +48,13 @@ class Limits:
         if length > LONGEST_URL:
             return fault(414, f"the address has {length} bytes, at most {LONGEST_URL} are read")
         told = dict(scope["headers"]).get(b"content-length", b"0")
-        if told.isdigit() and int(told) > self.largest:
+        if told.isdigit() and int(told[:20]) > LARGEST_BODY:
             return self.too_large()
         return None
 
     def too_large(self) -> JSONResponse:
         """Of a body beyond the limit."""
-        return fault(413, f"the body is larger than {self.largest} bytes; send fewer events")
+        return fault(413, f"the body is larger than {LARGEST_BODY} bytes; send fewer events")
 
     async def read(self, receive: Receive) -> bytes | JSONResponse:
         """The whole body, or what to say of it."""
@@ -65,7 +65,7 @@ class Limits:
                 return b""
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > self.largest:
+            if size > LARGEST_BODY:
                 return self.too_large()
             if not message.get("more_body", False):
                 return b"".join(parts)

@@ -1,9 +1,13 @@
 """What the endpoint is asked and what it answers, for validation and for the OpenAPI description."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+from serving_export.request import Event
 
 MOST_EVENTS = 200
 """Of a session: as many as `sessions.max_events` lets one have by default."""
@@ -12,8 +16,20 @@ LONGEST_ID = 512
 LONGEST_QUERY = 200
 
 Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
-Number = Annotated[int, Field(ge=1, le=MOST_ITEMS)]
-Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+def no_text(told: Any) -> Any:
+    """A number as it is; raises ValueError for what pydantic would take for one."""
+    if isinstance(told, str | bool):
+        raise ValueError("write a whole number")
+    return told
+
+
+Number = Annotated[int, Field(ge=1, le=MOST_ITEMS), BeforeValidator(no_text)]
+Version = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(no_text)]
+
+
+ITEMS = "Oldest first: ids, or events with what is known of them."
 
 
 class Asked(BaseModel):
@@ -23,22 +39,51 @@ class Asked(BaseModel):
 
 
 class EventIn(Asked):
-    """One thing that the visitor did."""
+    """One thing that the visitor did; columns of the site's context stand beside these fields."""
 
     item_id: Id
-    occurred_at: AwareDatetime | None = Field(default=None, description="With a zone; left out: it happens now.")
+    occurred_at: datetime | None = Field(
+        default=None,
+        description="Without a zone: the site's. Left out: with the event before; in the whole session: now.",
+    )
     event_type: Id | None = Field(default=None, description="As the site file maps it: view, cart, purchase.")
+
+    def event(self, context: Sequence[str], time_zone: str) -> Event:
+        """The same for the model."""
+        at = self.occurred_at
+        told = {name: getattr(self, field_of(place)) for place, name in enumerate(context)}
+        return Event(
+            self.item_id,
+            at.replace(tzinfo=ZoneInfo(time_zone)) if at is not None and at.tzinfo is None else at,
+            self.event_type,
+            {name: value for name, value in told.items() if value is not None},
+        )
 
 
 class RecommendIn(Asked):
     """A session in progress."""
 
-    items: list[EventIn] = Field(default_factory=list, max_length=MOST_EVENTS, description="Oldest first.")
+    items: list[EventIn | Id] = Field(default_factory=list, max_length=MOST_EVENTS, description=ITEMS)
     user_id: Id | None = Field(default=None, description="As in the log; what the user did before counts, too.")
     channel: Id | None = Field(default=None, description="Whose rules hold; left out: the site's first channel.")
     n: Number | None = Field(default=None, description="Length of the list; left out: the channel's.")
-    explain: bool = Field(default=False, description="Say why, at the price of a pass for each event.")
+    explain: bool = Field(default=False, strict=True, description="Say why, at the price of a pass for each event.")
     model: Version | None = Field(default=None, description="A version that /models lists; left out: what serves.")
+
+
+def request_model(context: Sequence[str]) -> type[RecommendIn]:
+    """What `POST /recommend` takes at a site whose events have these columns of context."""
+    columns: dict[str, Any] = {
+        field_of(place): (Id | None, Field(default=None, alias=name)) for place, name in enumerate(context)
+    }
+    event = create_model("EventIn", __base__=EventIn, __doc__=EventIn.__doc__, **columns)
+    items: Any = (list[event | Id], Field(default_factory=list, max_length=MOST_EVENTS, description=ITEMS))  # type: ignore[valid-type]
+    return create_model("RecommendIn", __base__=RecommendIn, __doc__=RecommendIn.__doc__, items=items)
+
+
+def field_of(place: int) -> str:
+    """The name in Python of a column of context, whatever it is called."""
+    return f"context_{place}"
 
 
 class Because(BaseModel):

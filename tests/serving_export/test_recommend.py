@@ -189,18 +189,6 @@ def about(items):
     return [item | {"score": pytest.approx(item["score"], abs=1e-5)} for item in items]
 
 
-@pytest.mark.parametrize("name", ["narm", "sasrec"])
-def test_a_model_with_attention_says_where_it_looks(name, loaded_of, known):
-    loaded = loaded_of(name)
-    session = [Event(known[0]), Event("?"), Event(known[1])]
-    asked, plain = (Request(session, top=2, explain=explain) for explain in (True, False))
-    answer, other = recommend(loaded, [asked, plain])
-    assert [(each["event"], each["item_id"]) for each in answer["attention"]] == [(0, known[0]), (2, known[1])]
-    assert "attention" not in other
-    if name == "sasrec":
-        assert sum(each["weight"] for each in answer["attention"]) == pytest.approx(1)
-
-
 def test_event_types_and_times_reach_a_model_that_reads_them(loaded_of, known):
     loaded = loaded_of("intentrec")
     bought, viewed, unknown, other, later = (

@@ -14,7 +14,7 @@ from training.batch import gather
 from training.bundle import Bundle, build
 from training.faithfulness import faithfulness
 from training.models import MODELS
-from training.models.base import SessionModel, search_exact
+from training.models.base import SessionModel
 from training.reasons import integrated_gradients, leave_one_out, score_items, without_each
 from training.recipes import RECIPES, MarkovRecipe, SequenceRecipe
 
@@ -148,24 +148,6 @@ def test_true_reasons_are_more_faithful_than_random_ones():
     assert found["reasons/num_sessions"] == 28, "two events are too few"
     assert found["reasons/deletion"] < found["reasons/deletion_random"] - 0.1
     assert found["reasons/insertion"] > found["reasons/insertion_random"] + 0.05
-
-
-def test_how_far_attention_names_what_matters_is_told():
-    class Looking(Sum):
-        """Its attention is what matters, or the contrary."""
-
-        @torch.inference_mode()
-        def attention_weights(self, batch):
-            table = self.items.weight
-            best = search_exact(self.session_vectors(batch), table, 1).codes_RN[:, 0]
-            return self.sign * (table[batch.item_codes] * table[best].repeat_interleave(batch.lengths, 0)).sum(1).abs()
-
-    for sign in (1, -1):
-        model = Looking()
-        model.sign = sign
-        found = faithfulness(bundle_of(model), sequences_of([8, 12, 6, 9], seed=5))
-        assert found["reasons/attention_agreement"] == pytest.approx(sign, abs=0.05)  # an item may come twice
-    assert "reasons/attention_agreement" not in faithfulness(bundle_of(Sum()), sequences_of([8, 12], seed=5))
 
 
 def test_of_a_model_that_looks_at_the_newest_event_only_no_other_one_matters():

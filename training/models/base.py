@@ -99,13 +99,6 @@ class SessionModel(Recommender):
         """
         raise NotImplementedError(f"{type(self).__name__} keeps no state to advance")
 
-    def attention_weights(self, batch: Batch) -> Tensor | None:
-        """(T) how much the last state of each session, or user, looks at each of its events; None without attention.
-
-        A diagnostic: it says what a model reads, not what a score would lose (training/reasons.py).
-        """
-        return None
-
     def extra_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Further losses by name, each ()."""
         return {}

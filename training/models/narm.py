@@ -52,15 +52,6 @@ class Narm(SharedItems):
             purpose_TD = purpose_TD.index_copy(0, group.events_P, group.end_to_end(heard_SLD))
         return with_one(self.wanted(self.dropout(torch.cat([hidden_TD, purpose_TD], dim=1))))
 
-    @torch.inference_mode()
-    def attention_weights(self, batch: Batch) -> Tensor:
-        """(T) the weights a_{t,j} of each session's last event t, as they are: they may be below 0."""
-        offsets = batch.unit_offsets
-        hidden_TD = read_each(self.layer, self.inputs(batch), offsets)
-        now_TD = self.of_now(hidden_TD[batch.last_events]).repeat_interleave(offsets.diff(), dim=0)
-        weights_T: Tensor = self.weigh((now_TD + self.of_then(hidden_TD)).sigmoid())[:, 0]
-        return weights_T
-
     def look_back(self, hidden_SLD: Tensor) -> Tensor:
         """(S, L, D) the weighted sum of the states up to each place, some sessions at a time."""
         at_once = max(1, NUMBERS_AT_ONCE // hidden_SLD[0].numel() // hidden_SLD.shape[1])

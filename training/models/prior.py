@@ -104,10 +104,6 @@ class WithPrior(SessionModel):
         states_BD, carry_BC = self.model.advance(item_codes_B, carry_BC, is_new_B)
         return self.widen(states_BD), carry_BC
 
-    def attention_weights(self, batch: Batch) -> Tensor | None:
-        """The model's own."""
-        return self.model.attention_weights(batch)
-
     def widen(self, states_RD: Tensor) -> Tensor:
         """(R, D + 1) states with the weight of the prior."""
         return torch.cat([states_RD, self.weight.expand(len(states_RD), 1)], dim=1)

@@ -21,7 +21,6 @@ Shapes: T events · D dimension.
 
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 
 from features.intents import Definitions
@@ -53,20 +52,9 @@ class SasRec(SharedItems):
 
     def states(self, batch: Batch) -> Tensor:
         """(T, D + 1) what is wanted after each event; the last column is 1 and meets the items' bias."""
-        return with_one(self.last(self.run(batch, list(self.blocks))))
-
-    def run(self, batch: Batch, blocks: list[nn.Module]) -> Tensor:
-        """(T, D) what some of the layers, the first ones, make of the events."""
         offsets = batch.unit_offsets
         groups, place_T = group_sessions(offsets), place_in(offsets).clamp(max=NUM_PLACES - 1)
         states_TD = self.inputs(batch) * self.items.embedding_dim**0.5 + self.places(place_T)
-        for block in blocks:
+        for block in self.blocks:
             states_TD = block(states_TD, groups)
-        return states_TD
-
-    @torch.inference_mode()
-    def attention_weights(self, batch: Batch) -> Tensor:
-        """(T) the attention of the last layer at each session's last event, the mean over its heads; sums up to 1."""
-        *before, last = self.blocks
-        assert isinstance(last, Block)
-        return last.attention(self.run(batch, before), batch.unit_offsets)
+        return with_one(self.last(states_TD))

@@ -5,8 +5,7 @@ Pre-norm blocks (Xiong et al. 2020):  x + attention(norm(x)),  then  x + feed_fo
 For attention alone sessions are padded, in groups of about the same length, so that one long session does not make the
 others long. Padding stands behind a session's events, and no event looks ahead, so it is never looked at.
 
-Shapes: T events · P events of a group · S sessions of a group · L places of a group · D dimension · H heads · E
-dimension of a head.
+Shapes: T events · P events of a group · S sessions of a group · L places of a group · D dimension · H heads.
 """
 
 from typing import NamedTuple
@@ -104,19 +103,6 @@ class Block(nn.Module):
             queries, keys, values, attn_mask=group.mask, is_causal=group.mask is None
         )
         return group.end_to_end(heard_SHLD.transpose(1, 2).flatten(2))
-
-    def attention(self, inputs_TD: Tensor, offsets: Tensor) -> Tensor:
-        """(T) how much the last event of each session looks at each of its events, the mean over the heads."""
-        queries_TD, keys_TD, _ = self.queries_keys_values(self.before_attention(inputs_TD)).chunk(3, dim=1)
-        session_T = torch.arange(len(offsets) - 1, device=offsets.device).repeat_interleave(offsets.diff())
-        now_THE = queries_TD[offsets[1:] - 1][session_T].unflatten(1, (self.num_heads, -1))
-        scores_TH = (now_THE * keys_TD.unflatten(1, (self.num_heads, -1))).sum(2) / now_THE.shape[2] ** 0.5
-        index_TH = session_T[:, None].expand_as(scores_TH)
-        nothing_SH = scores_TH.new_full((len(offsets) - 1, self.num_heads), -torch.inf)
-        highest_SH = nothing_SH.scatter_reduce(0, index_TH, scores_TH, "amax")
-        shares_TH = (scores_TH - highest_SH[session_T]).exp()
-        total_SH = torch.zeros_like(nothing_SH).index_add(0, session_T, shares_TH)
-        return (shares_TH / total_SH[session_T]).mean(1)
 
 
 class Encoder(nn.Module):

@@ -1,5 +1,6 @@
 import shutil
 import time
+from contextlib import contextmanager
 from threading import Thread
 from types import SimpleNamespace
 
@@ -40,9 +41,9 @@ def endpoint(gru_shop):
         yield SimpleNamespace(client=client, versions=versions, metrics=metrics, site=gru_shop.site, shop=gru_shop)
 
 
-@pytest.fixture
-def live(tmp_path, gru_shop, write_site):
-    """The same over a real connection, of a copy of the shop whose alias and release a test may change."""
+@contextmanager
+def listening_at(shop):
+    """A server in a thread, over real connections; no look at what is new but those that a test takes."""
     import uvicorn
 
     from serving_export.online.app import create_app
@@ -50,10 +51,6 @@ def live(tmp_path, gru_shop, write_site):
     from serving_export.online.server import settings
     from serving_export.online.versions import Versions
 
-    home = tmp_path / "home"
-    shutil.copytree(gru_shop.home / "store", home / "store")
-    shutil.copy(gru_shop.home / "mlflow.db", home / "mlflow.db")
-    shop = write_site(home, export=EXPORT)
     metrics = Metrics()
     versions = Versions(shop.site, shop.store, "", metrics)
     app = create_app(versions, metrics, look_every=3600)
@@ -67,6 +64,23 @@ def live(tmp_path, gru_shop, write_site):
     yield SimpleNamespace(port=port, url=f"http://127.0.0.1:{port}", versions=versions, metrics=metrics, shop=shop)
     server.should_exit = True
     thread.join(20)
+
+
+@pytest.fixture(scope="session")
+def listening(gru_shop):
+    """The shop over real connections. Read only."""
+    with listening_at(gru_shop) as server:
+        yield server
+
+
+@pytest.fixture
+def live(tmp_path, gru_shop, write_site):
+    """The same of a copy of the shop whose alias and release a test may change."""
+    home = tmp_path / "home"
+    shutil.copytree(gru_shop.home / "store", home / "store")
+    shutil.copy(gru_shop.home / "mlflow.db", home / "mlflow.db")
+    with listening_at(write_site(home, export=EXPORT)) as server:
+        yield server
 
 
 @pytest.fixture

@@ -90,6 +90,27 @@ def test_an_unknown_user_is_answered_and_counted(endpoint, counted):
     assert counted("unknown_users") == 3
 
 
+def test_an_item_is_an_id_or_an_event(endpoint):
+    events = [{"item_id": "sku-00001", "occurred_at": "2026-03-06T10:00:00"}, {"item_id": "sku-00002"}]
+    told = [
+        endpoint.client.post("/recommend", json={"items": items}).json()
+        for items in (events, ["sku-00001", "sku-00002"])
+    ]
+    assert scored(told[0]) == scored(told[1])
+
+
+def test_a_site_with_context_takes_its_columns_and_no_others():
+    from pydantic import ValidationError
+
+    from serving_export.online.schemas import request_model
+
+    model = request_model(["device", "_odd name"])
+    (event,) = model.model_validate({"items": [{"item_id": "a", "device": "phone", "_odd name": "x"}]}).items
+    assert event.event(["device", "_odd name"], "UTC").context == {"device": "phone", "_odd name": "x"}
+    with pytest.raises(ValidationError):
+        model.model_validate({"items": [{"item_id": "a", "colour": "blue"}]})
+
+
 def test_reasons_come_on_request(endpoint):
     answer = asked(endpoint.client, ["sku-00001", "sku-00002"], explain=True, n=3)
     assert answer["items"][0]["reasons"]
@@ -130,14 +151,28 @@ def test_another_version_answers_beside_the_one_that_serves(endpoint):
         {"items": [{"item_id": "a"}] * 201},
         {"items": [{"item_id": ""}]},
         {"items": [{"item_id": "a" * 513}]},
-        {"items": [{"item_id": "a", "occurred_at": "2026-03-04T10:00:00"}]},
+        {"items": [{"item_id": "a", "colour": "blue"}]},
+        {"n": "5"},
+        {"explain": 1},
         {"n": 0},
         {"n": 101},
         {"n": 10**30},
         {"itms": []},
         {"user_id": "\ud800"},
     ],
-    ids=["events", "no-id", "long-id", "no-zone", "zero", "long-list", "huge", "misspelt", "surrogate"],
+    ids=[
+        "events",
+        "no-id",
+        "long-id",
+        "no-column",
+        "text",
+        "number",
+        "zero",
+        "long-list",
+        "huge",
+        "misspelt",
+        "surrogate",
+    ],
 )
 def test_what_is_beyond_the_limits_is_refused(endpoint, told):
     import json

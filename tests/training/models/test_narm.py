@@ -70,14 +70,3 @@ def test_in_parts_it_gives_the_same_states_and_gradients(numbers_at_once, sequen
     assert len(found[0]) > 8
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
-def test_its_attention_is_that_of_the_last_event(sequences):
-    model = make_model()
-    batch = gather(sequences, np.arange(7))
-    weights_T = model.attention_weights(batch)
-    for session, (start, stop) in enumerate(zip(sequences.offsets, sequences.offsets[1:], strict=False)):
-        hidden, _ = model.layer(model.items.weight[sequences.item_codes[start:stop]][:, None])
-        now, then = model.of_now(hidden[-1]), model.of_then(hidden[:, 0])
-        expected = model.weigh((now + then).sigmoid())[:, 0]
-        torch.testing.assert_close(weights_T[start:stop], expected, msg=f"session {session}")

@@ -90,22 +90,3 @@ def test_it_learns_by_drawn_items_too(loss, epochs, walk, sessions_of, tmp_path)
     batch = gather(sequences, np.arange(100))
     best = model.recommend_targets(batch, 1, 0).codes_RN[:, 0]
     assert (best == batch.targets()).float().mean() > 0.9
-
-
-def test_its_attention_is_that_of_the_last_layer_at_the_last_event():
-    model, sequences = make_model(num_layers=2), make_sequences([3, 1, 20])
-    weights_T = model.attention_weights(gather(sequences, np.arange(3)))
-    for number in range(3):
-        events = sequences.events_of(np.array([number]))
-        items = sequences.item_codes[events].tolist()
-        rows = [math.sqrt(HIDDEN) * model.items.weight[i] + model.places.weight[n] for n, i in enumerate(items)]
-        rows = through(model.blocks[0], rows)
-        told = [
-            model.blocks[1].queries_keys_values(model.blocks[1].before_attention(row)).view(3, HEADS, -1)
-            for row in rows
-        ]
-        heads = []
-        for head in range(HEADS):
-            query = told[-1][0, head]
-            heads.append(torch.stack([query @ then[1, head] / math.sqrt(len(query)) for then in told]).softmax(0))
-        torch.testing.assert_close(weights_T[events], torch.stack(heads).mean(0))
