@@ -54,7 +54,7 @@ def main() -> None:
     server = subprocess.Popen(command, stderr=log, env=os.environ | {"NIGHTJAR_HOME": str(told.home)})
     try:
         wait_until_ready(server, port)
-        ready = round(time.monotonic() - started, 1)
+        ready = (round(time.monotonic() - started, 1), round(cpu_seconds(server.pid), 1))
         results = [run_rate(told, server, port, rate) for rate in told.rate or [200, 1000]]
     finally:
         server.terminate()
@@ -109,12 +109,13 @@ def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
 
 def run_rate(told: argparse.Namespace, server: subprocess.Popen[bytes], port: int, rate: int) -> dict[str, Any]:
     """One rate, from a process of its own: what it says, and what the server used meanwhile."""
-    before = cpu_seconds(server.pid)
+    before, started = cpu_seconds(server.pid), time.monotonic()
     command = [sys.executable, __file__, str(told.home), "--ask", str(port), "--rate", str(rate)]
     sizes = ["--items", str(told.items), "--seconds", str(told.seconds)]
     done = subprocess.run([*command, *sizes], check=True, stdout=subprocess.PIPE, text=True)
-    cores = (cpu_seconds(server.pid) - before) / (told.seconds + WARM_UP)
-    result = {"rate": rate} | json.loads(done.stdout) | {"cores": round(cores, 2), "gb": memory(server.pid)}
+    worked, seconds = cpu_seconds(server.pid) - before, time.monotonic() - started
+    used = {"cores": round(worked / seconds, 2), "ms_each": round(worked * 1000 / (rate * (told.seconds + WARM_UP)), 2)}
+    result = {"rate": rate} | json.loads(done.stdout) | used | {"gb": memory(server.pid)}
     print(json.dumps(result), flush=True)
     return result
 
@@ -187,13 +188,14 @@ def request(items: np.ndarray) -> bytes:
     return f"{head}{len(body)}\r\n\r\n".encode() + body
 
 
-def table(results: list[dict[str, Any]], ready: float) -> str:
+def table(results: list[dict[str, Any]], ready: tuple[float, float]) -> str:
     """The results as Markdown."""
-    lines = ["| requests/s | answered/s | failed | p50 ms | p90 ms | p99 ms | server's cores | server's peak GB |"]
-    lines.append("| --: | --: | --: | --: | --: | --: | --: | --: |")
-    names = ("rate", "answered", "failed", "p50_ms", "p90_ms", "p99_ms", "cores", "gb")
-    lines += ["| " + " | ".join(str(result[name]) for name in names) + " |" for result in results]
-    return "\n".join([*lines, f"\nFrom start to ready: {ready} s. Load before: {os.getloadavg()[0]:.1f}."])
+    names = ("rate", "answered", "failed", "p50_ms", "p90_ms", "p99_ms", "cores", "ms_each", "gb")
+    head = ("requests/s", "answered/s", "failed", "p50 ms", "p90 ms", "p99 ms", "cores", "core-ms a request", "peak GB")
+    rows = [head, ["--:"] * len(names), *([str(result[name]) for name in names] for result in results)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    started = f"From start to ready: {ready[0]} s, {ready[1]} core-seconds. Load average: {os.getloadavg()[0]:.1f}."
+    return "\n".join([*lines, "", started])
 
 
 if __name__ == "__main__":
