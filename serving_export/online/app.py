@@ -33,6 +33,8 @@ from serving_export.request import Request as Wanted
 ANSWER_WITHIN = 10.0
 """Seconds after which a client is told to try again."""
 MOST_HISTORIES = 10_000
+MOST_LOADING = 2
+"""Requests that may wait for versions besides the one that serves: loading takes seconds, and threads."""
 MOST_MODELS = 50
 LOOK_EVERY = 10.0
 """Seconds between looks at the alias and the release."""
@@ -61,17 +63,23 @@ class Endpoint:
         answers = Answers(states, metrics)
         self.quick: Batcher[Job, Told] = Batcher(answers.answer, metrics)
         self.thorough: Batcher[Job, Told] = Batcher(answers.answer, metrics)  # reasons take long, lists do not wait
+        self.num_loading = 0
         self.histories: TTLCache[tuple[Any, ...], list[Event]] = TTLCache(MOST_HISTORIES, seconds)
 
     async def edition(self, model: int | None) -> Edition:
         """What answers; a version that is not in memory is loaded."""
-        serving = self.versions.serving
-        if model is None or model == serving.loaded.version:
-            return serving
+        found = self.versions.at_hand(model)
+        if found is not None or model is None:
+            return found or self.versions.serving
+        if self.num_loading >= MOST_LOADING:
+            raise BusyError
+        self.num_loading += 1
         try:
             return await asyncio.to_thread(self.versions.edition, model)
         except ConfigurationError as error:
             raise HTTPException(404, str(error)) from error
+        finally:
+            self.num_loading -= 1
 
     async def history(self, edition: Edition, user_id: str) -> list[Event]:
         """What a user did before, read once in a while; empty for who is not known."""

@@ -70,7 +70,7 @@ class Versions:
     def __init__(self, site: TrainingSite, store: Store, secret: str, metrics: Metrics) -> None:
         self.site, self.store, self.secret, self.metrics = site, store, secret, metrics
         self.beside: LRUCache[int, Edition] = LRUCache(MOST_BESIDE)
-        self.loading = Lock()
+        self.loading, self.looking = Lock(), Lock()
         self.stopped = Flag()
         self.fault: str | None = None
         """Why the newest version does not serve; None where it does."""
@@ -78,15 +78,23 @@ class Versions:
         self.serving = self.load_checked(None)
         self.tell(self.serving)
 
-    def edition(self, version: int | None) -> Edition:
-        """The one that serves, or that of a version; raises ConfigurationError for one that the site does not have."""
+    def at_hand(self, version: int | None) -> Edition | None:
+        """The one that serves, or that of a version that is in memory; None for one that must be loaded."""
         serving = self.serving
         if version is None or version == serving.loaded.version:
             return serving
-        with self.loading:
+        with self.looking:
             found = self.beside.get(version)
-            if found is None or found.release != serving.release:
-                found = self.beside[version] = self.load_checked(version)
+        return found if found is not None and found.release == serving.release else None
+
+    def edition(self, version: int) -> Edition:
+        """That of a version; raises ConfigurationError for one that the site does not have."""
+        with self.loading:  # one at a time; who waited finds what another one loaded
+            found = self.at_hand(version)
+            if found is None:
+                found = self.load_checked(version)
+                with self.looking:
+                    self.beside[version] = found
         return found
 
     def load_checked(self, version: int | None) -> Edition:
@@ -137,7 +145,7 @@ class Versions:
         if edition.mark == self.serving.mark:
             return False
         self.serving, self.fault = edition, None
-        with self.loading:
+        with self.looking:
             self.beside.clear()  # they stand beside another release now
         self.tell(edition)
         self.metrics.reloads.labels("switched").inc()

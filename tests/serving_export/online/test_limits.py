@@ -155,3 +155,9 @@ def test_nobody_answers_whom_who_asked_has_gone():
 
     assert run_batcher(answer, work) == 3
     assert asked_for == [1, 3]
+
+
+def test_versions_are_not_loaded_for_many_at_a_time(endpoint, monkeypatch):
+    monkeypatch.setattr(app_module, "MOST_LOADING", 0)
+    assert endpoint.client.post("/recommend", json={"model": 998}).status_code == 503
+    assert endpoint.client.post("/recommend", json={}).status_code == 200
