@@ -111,6 +111,15 @@ class Item(BaseModel):
     price: float | None = None
 
 
+class Attention(BaseModel):
+    """How much a model looks at an event."""
+
+    event: int
+    of: Literal["session", "history"]
+    item_id: str
+    weight: float
+
+
 class ListedItem(Item):
     """An item of a list."""
 
@@ -140,8 +149,17 @@ class Answer(BaseModel):
     release: int | None = Field(default=None, description="The version of the exported lists beside it.")
     num_items: int
     num_unknown: int = Field(description="Of the session's items those that the model does not know.")
+    num_history: int = Field(default=0, description="Earlier events of the user that were at hand.")
+    num_left_out: int = Field(default=0, description="Events older than the newest that are read.")
+    num_backward: int = Field(default=0, description="Events that say they happened before the one before them.")
     items: list[ListedItem]
     intents: Intents | None = None
+    intent_weights: dict[str, float] | None = Field(
+        default=None, description="How much each intent weighs in the model: a diagnostic, they are no causes."
+    )
+    attention: list[Attention] | None = Field(
+        default=None, description="How much the model looks at each event: a diagnostic, they are no causes."
+    )
 
 
 class ExportedList(BaseModel):

@@ -58,7 +58,12 @@ def known(loaded_shop) -> list[str]:
     return events["item_id"].value_counts().sort("count", "item_id", descending=True)["item_id"].head(8).to_list()
 
 
-@pytest.mark.parametrize("name", ["gru", "hrnn", "intentrec", "stan"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", ["hrnn", "intentrec", *(pytest.param(name, marks=SLOW) for name in ("gru", "narm", "stan"))]
+)
 def test_an_answer_is_the_exported_list(name, bundle_of, copy_shop, judge, monkeypatch):
     shop = copy_shop()
     day = shop.days[3]
