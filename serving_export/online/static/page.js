@@ -166,7 +166,11 @@ function walk(event) {
 
 function listen() {
   makeChoice(at("user"), at("users"), {
-    find: async (words, signal) => (await api.users(words, signal)).users,
+    find: async (words, signal) => {
+      const { users, note } = await api.users(words, signal);
+      at("no-users").textContent = note ?? "";
+      return users;
+    },
     show: (user) => [text("name", user.user_id)],
     take: (user) => chooseUser(user.user_id),
     takeText: chooseUser,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Error, expect, sync_playwright
 
 import nightjar
 from dags.ports import LOOPBACK, claimed_port
@@ -222,6 +222,56 @@ def test_a_session_from_the_first_click_to_the_last(open_page, shop, picture):
     assert titles(page) == after_one
     told_after(page, lambda: page.get_by_role("button", name="Clear").click())
     assert titles(page) == last_night
+
+
+def test_an_event_against_an_item_is_a_bar_to_the_left(open_page):
+    page = open_page("#item=sku-00001&item=sku-00004&item=sku-00007")
+    seen = set()
+    for row in page.locator(".list li").all():
+        row.hover()
+        expect(page.locator("#influenced")).to_have_text(row.locator("button").inner_text())
+        told = page.locator("#events .influence").evaluate_all(
+            "all => all.map((each) => { const [whole, part] = [each.firstChild, each.firstChild.firstChild]"
+            ".map((one) => one.getBoundingClientRect()); const middle = (whole.left + whole.right) / 2;"
+            "return [each.lastChild.textContent[0], part.right < middle + 1, part.left > middle - 1]; })"
+        )
+        assert len(told) == 3
+        seen |= {tuple(each) for each in told if each[0] != "0"}
+    assert {("+", False, True), ("-", True, False)} <= seen
+    assert not {("+", True, False), ("-", False, True)} & seen
+
+
+def test_an_item_that_nothing_speaks_for_says_so(open_page):
+    def without_reason(route):
+        answer = route.fetch()
+        told = answer.json()
+        del told["items"][0]["because"]
+        route.fulfill(response=answer, json=told)
+
+    page = open_page()
+    page.route("**/recommend", without_reason)
+    told_after(page, lambda: page.locator(".list button").first.click())
+    reasons = page.locator(".reason").all_inner_texts()
+    assert reasons[0] == "nothing that was done speaks for it"
+    assert len(reasons) == len(titles(page))
+
+
+def test_an_answer_that_comes_late_does_not_replace_a_newer_one(open_page):
+    page = open_page()
+    held = []
+    page.route("**/recommend", lambda route: held.append(route))
+    page.locator(".list button").nth(0).click()
+    page.locator(".list button").nth(1).click()
+    while len(held) < 2:
+        page.wait_for_timeout(20)
+    told_after(page, held[1].continue_)
+    newest = titles(page)
+    with contextlib.suppress(Error):  # the page does not wait for it any more
+        held[0].continue_()
+    page.wait_for_timeout(1000)
+    page.unroute("**/recommend")
+    assert titles(page) == newest
+    assert len(events(page)) == 2
 
 
 def test_intents_are_bars_whose_lengths_are_their_numbers(open_page):
