@@ -105,6 +105,9 @@ def test_members_are_trained_each_by_its_own_recipe(sequence, walk, sessions_of,
     for name, weights in alone.state_dict().items():
         assert torch.equal(weights, model.state_dict()[f"members.gru.{name}"]), name
     assert own["train_loss"] == losses["gru/train_loss"]
+    again, same = make(recipe, vocabulary, sequences, AS_OF, tmp_path / "fit")
+    assert same == losses, "a training that was killed goes on from the members' checkpoints"
+    assert all(torch.equal(weights, again.state_dict()[name]) for name, weights in model.state_dict().items())
     bundle = Bundle(model, vocabulary, "ensemble", recipe, date(2026, 3, 1), AS_OF)
     assert evaluate_next(bundle, sessions.tail(50), (5,), sessions.head(100)).means()["all/next_recall_at_5"] > 0.5
     save_bundle(bundle, tmp_path / "bundle")
