@@ -128,7 +128,7 @@ def test_its_parameters_name_members_and_what_is_special_of_them():
     told = describe_recipe(recipe_of())
     assert told["members"] == str(MEMBERS)
     assert told["sasrec.hidden_size"] == "8"
-    assert "sasrec.batch_size" not in told
+    assert "gru.batch_size" not in told
     assert len(told) < 40
 
 
