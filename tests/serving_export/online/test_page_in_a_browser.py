@@ -131,9 +131,8 @@ def picture(tmp_path):
     folder = Path(os.environ.get("PICTURES") or tmp_path)
 
     def take(page, name, *, full=True):
-        picture = Image.open(io.BytesIO(page.screenshot(full_page=full)))
-        small = picture.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        small.save(folder / f"{name}.png", optimize=True)
+        shot = Image.open(io.BytesIO(page.screenshot(full_page=full)))
+        shot.save(folder / f"{name}.webp", lossless=True, method=6)  # a third of a png
 
     return take
 
