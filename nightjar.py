@@ -75,6 +75,8 @@ class Purpose(StrEnum):
     tune = "tune"
 
 
+SERVE_WITH = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1)), "OMP_WAIT_POLICY": "PASSIVE"}
+"""Read when numpy, torch and faiss are loaded, for all their threads: one core is for the connections."""
 Step = Callable[[Site, "Store", date], dict[str, Any]]
 app = typer.Typer(
     help="Raw interaction logs in, recommendation tables out, every night.",
@@ -625,6 +627,8 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8600,
 ) -> None:
     """Answer over HTTP, for sessions in progress, from the served model and the last release; see docs/online.md."""
+    for name, value in SERVE_WITH.items():
+        os.environ.setdefault(name, value)
     from serving_export.online.server import serve
 
     serve(read_site(site), host, port)

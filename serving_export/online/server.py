@@ -1,11 +1,8 @@
 """The process: load what serves, then listen. uvicorn does the HTTP."""
 
 import asyncio
-import os
 from typing import Any
 
-import faiss
-import torch
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -66,8 +63,6 @@ class PatientProtocol(HttpToolsProtocol):
 
 def serve(site: TrainingSite, host: str, port: int) -> None:
     """Answer until the process is told to end; raises ConfigurationError where there is nothing to serve."""
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(max(1, (os.cpu_count() or 1) - 1))  # one core for the connections
     metrics = Metrics()
     secret = (user_id_secret(site) or b"").decode()
     versions = Versions(site, open_store(site, must_exist=True), secret, metrics)
