@@ -97,8 +97,12 @@ def answer_alike(loaded: Loaded, requests: Sequence[Request], vectors_of: Vector
         asked = np.array([request.explain for request in requests]) & (sequences.unit_lengths > 0)
         influence = influence_of(loaded.bundle, sequences, lists, np.flatnonzero(asked))
         intents = intents_of(loaded.bundle, sequences, np.flatnonzero(asked))
+    sources, top = (
+        source_names(lists.sources_UN.ravel(), lists.codes_UN.ravel(), loaded.assortment).to_list(),
+        plan.rules.top_n,
+    )
     for row, (request, each) in enumerate(zip(requests, heard, strict=True)):
-        items = list_items(loaded, request, each, lists, row, influence.get(row))
+        items = list_items(loaded, request, each, lists, row, sources[row * top : (row + 1) * top], influence.get(row))
         is_ours = any(item["source"] != SOURCES[POPULAR] for item in items)
         model = {"model_version": loaded.version} if is_ours else {}
         answer = {"source": SOURCES[MODEL if is_ours else POPULAR], **model, **describe(loaded, request, each)}
@@ -228,12 +232,17 @@ def influence_of(bundle: Bundle, sequences: Sequences, lists: Lists, rows: Integ
 
 
 def list_items(
-    loaded: Loaded, request: Request, heard: Heard, lists: Lists, row: int, influence_KN: Floats | None
+    loaded: Loaded,
+    request: Request,
+    heard: Heard,
+    lists: Lists,
+    row: int,
+    sources: Sequence[str],
+    influence_KN: Floats | None,
 ) -> list[Answer]:
-    """The items of a list, best first."""
+    """The items of a list, best first; `sources` of all its places."""
     length = min(int(lists.lengths_U[row]), request.top)
     codes, scores = lists.codes_UN[row, :length], lists.scores_UN[row, :length].tolist()
-    sources = source_names(lists.sources_UN[row, :length], codes, loaded.assortment).to_list()
     items: list[Answer] = [
         {"rank": rank, "item_id": loaded.item_ids[code], "score": score, "source": source}
         for rank, code, score, source in zip(count(1), codes.tolist(), scores, sources, strict=False)
