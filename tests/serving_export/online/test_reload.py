@@ -123,3 +123,13 @@ def test_an_index_of_another_model_does_not_serve(live):
     loaded.maker.vectors_ID[1:] = loaded.maker.vectors_ID[:0:-1].copy()
     with pytest.raises(ConfigurationError, match="index"):
         module.check(live.versions.serving)
+
+
+def test_a_site_without_a_night_cannot_be_served(copy_shop):
+    from pipeline.errors import ConfigurationError
+    from serving_export.online.metrics import Metrics
+    from serving_export.online.versions import Versions
+
+    shop = copy_shop()
+    with pytest.raises(ConfigurationError, match="Run a night first"):
+        Versions(shop.site, shop.store, "", Metrics())
