@@ -202,6 +202,7 @@ def check(edition: Edition) -> None:
                 "probes. Is it a model of this site's items? Train it again, or roll back"
             )
     check_indexes(loaded, probes)
+    edition.catalogue.search("", 1)  # its tables are made at first use, which no visitor shall wait for
 
 
 def check_indexes(loaded: Loaded, probes: list[Request]) -> None:

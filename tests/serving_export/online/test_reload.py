@@ -29,7 +29,7 @@ def asked(client):
 
 
 def keep_asking(url, stop, answers):
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=30) as client:  # the server itself gives up sooner, with a 503
         while not stop.is_set():
             answers.append(asked(client))
 
