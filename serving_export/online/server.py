@@ -4,6 +4,8 @@ import asyncio
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pipeline.privacy import user_id_secret
@@ -17,6 +19,7 @@ from training.settings import TrainingSite
 HEAD_WITHIN = 10.0
 """Seconds in which the head of a request must have come."""
 MOST_CONNECTIONS = 1000
+LOOPBACK = ["localhost", "127.0.0.1"]
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -67,9 +70,16 @@ def serve(site: TrainingSite, host: str, port: int) -> None:
     secret = (user_id_secret(site) or b"").decode()
     versions = Versions(site, open_store(site, must_exist=True), secret, metrics)
     app = create_app(versions, metrics)
+    know_names(app, host)
     address = f"[{host}]" if ":" in host else host
     log.info("answering at http://%s:%d, described at http://%s:%d/docs", address, port, address, port)
     uvicorn.run(app, **settings(host, port))
+
+
+def know_names(app: FastAPI, host: str) -> None:
+    """On loopback, answer to its names only: a website whose name comes to mean 127.0.0.1 must not read histories."""
+    if host in LOOPBACK:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
 
 
 def settings(host: str, port: int) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import time
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from serving_export.online import app as app_module
 from serving_export.online import batcher as batcher_module
@@ -21,6 +23,20 @@ def connect(listening, sent):
     client = socket.create_connection(("127.0.0.1", listening.port), timeout=10)
     client.sendall(sent)
     return client
+
+
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 400), ("localhost", 400), ("0.0.0.0", 200)])
+def test_on_loopback_a_website_that_means_this_machine_is_refused(host, status):
+    app = FastAPI()
+
+    @app.get("/ready")
+    def ready() -> None:
+        pass
+
+    server.know_names(app, host)
+    client = TestClient(app, base_url="http://127.0.0.1:8600")
+    assert client.get("/ready").status_code == 200
+    assert client.get("/ready", headers={"host": "evil.example:8600"}).status_code == status
 
 
 def test_a_body_that_does_not_come_is_given_up(listening, monkeypatch):
