@@ -526,7 +526,6 @@ def recommend(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a session instead of a table.")] = False,
 ) -> None:
     """Score sessions of raw item ids; unknown items and users are counted."""
-    from pipeline.catalogue import latest_items
     from pipeline.publish import open_store
     from serving_export.loaded import load
     from serving_export.recommend import recommend, with_history, with_titles
@@ -540,9 +539,8 @@ def recommend(
         raise ConfigurationError("give a session: --item A --item B, or --items-from FILE.jsonl, or a user: --user U")
     store = open_store(the_site, must_exist=True)
     loaded = load(the_site, store)
-    catalogue = latest_items(store, date.max)
     for answer in recommend(loaded, [with_history(loaded, store, request) for request in requests]):
-        answer["items"] = with_titles(answer["items"], catalogue)
+        answer["items"] = with_titles(answer["items"], loaded.assortment.items)
         write_json({"step": "recommend", "site": the_site.name, **answer}) if as_json else show_answer(answer)
 
 

@@ -22,11 +22,10 @@ from pipeline.dates import days_between
 from pipeline.days import passed_days, present_content
 from pipeline.errors import ConfigurationError, RetryableError
 from pipeline.forgotten import forgotten_users, hash_of
-from pipeline.ids import user_bucket
 from pipeline.privacy import known_as
 from pipeline.publish import Store
 from pipeline.tables import DAYS, FILES, Table, events_table
-from serving_export.reader import Recommendations
+from serving_export.reader import Recommendations, bucket_of
 from training.settings import TrainingSite
 from training.tracking import Tracking
 
@@ -70,7 +69,7 @@ def listed_rows(lists: Recommendations, user: str, channel: str | None) -> pl.Da
     """The user's rows, of one channel or of all; LookupError for a channel that the release does not have."""
     if channel is not None:
         lists.channel(channel)
-    bucket = pl.select(user_bucket(pl.lit(user), int(lists.site["buckets"]))).item()
+    bucket = bucket_of(user, int(lists.site["buckets"]))
     here = pl.scan_delta(lists.table).filter(pl.col("user_bucket") == bucket, pl.col("user_id") == user)
     wanted = here if channel is None else here.filter(pl.col("channel") == channel)
     columns = ("channel", "rank", "item_id", "score", "source", "because", "session_id")
@@ -154,7 +153,7 @@ def file_rows(
     rows, is_then = as_published(store, FILES, release["files_version"], wanted)
     events = store.scan(events_table(site.source.context)).filter(
         pl.col("event_date").is_in(list(days)),
-        pl.col("user_bucket") == pl.select(user_bucket(pl.lit(user), site.buckets)).item(),
+        pl.col("user_bucket") == bucket_of(user, site.buckets),
         listed_user(site) == user,
     )
     theirs = events.group_by(path="source_file").agg(events_of_user=pl.len().cast(pl.Int64)).collect()

@@ -24,13 +24,13 @@ import polars as pl
 from features.histories import active_events
 from features.sequences import Integers, Sequences
 from features.vocabulary import PADDING
-from pipeline.ids import user_bucket
 from pipeline.privacy import known_as
 from pipeline.publish import Store
 from serving_export.bucket_users import ListInput
 from serving_export.filling import COLD, MODEL, POPULAR, RULE, SOURCES, Lists, UserItems
 from serving_export.list_maker import source_names
 from serving_export.loaded import Loaded
+from serving_export.reader import bucket_of
 from serving_export.request import Event, Request
 from serving_export.scoring import Vectors
 from serving_export.session_intents import intents_of
@@ -97,10 +97,8 @@ def answer_alike(loaded: Loaded, requests: Sequence[Request], vectors_of: Vector
         asked = np.array([request.explain for request in requests]) & (sequences.unit_lengths > 0)
         influence = influence_of(loaded.bundle, sequences, lists, np.flatnonzero(asked))
         intents = intents_of(loaded.bundle, sequences, np.flatnonzero(asked))
-    sources, top = (
-        source_names(lists.sources_UN.ravel(), lists.codes_UN.ravel(), loaded.assortment).to_list(),
-        plan.rules.top_n,
-    )
+    sources = source_names(lists.sources_UN.ravel(), lists.codes_UN.ravel(), loaded.assortment).to_list()
+    top = plan.rules.top_n
     for row, (request, each) in enumerate(zip(requests, heard, strict=True)):
         items = list_items(loaded, request, each, lists, row, sources[row * top : (row + 1) * top], influence.get(row))
         is_ours = any(item["source"] != SOURCES[POPULAR] for item in items)
@@ -332,9 +330,10 @@ def read_history(loaded: Loaded, store: Store, user_id: str, before: datetime | 
     known = known_as(site, user_id)
     plans = site.export.all_channels().values()
     longest = max([site.export.active_within, *(plan.seen.within for plan in plans if plan.seen)])
-    bucket = int(pl.select(user_bucket(pl.lit(known), site.buckets)).item())
     columns = ("item_id", "occurred_at", "event_type", *site.source.context)
-    events = active_events(site, store, last_day, longest, bucket).filter(pl.col("user_id") == known)
+    events = active_events(site, store, last_day, longest, bucket_of(known, site.buckets)).filter(
+        pl.col("user_id") == known
+    )
     if before is not None:
         events = events.filter(pl.col("occurred_at") < before)
     rows = events.sort("occurred_at", "event_id").select(columns).collect()

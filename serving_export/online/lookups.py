@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.ids import user_bucket
 from pipeline.privacy import known_as
 from pipeline.publish import Store
 from serving_export.filling import SOURCES
 from serving_export.loaded import Loaded
 from serving_export.online.versions import Edition
+from serving_export.reader import bucket_of
 from serving_export.tables import SESSION_INTENTS
 from training.settings import TrainingSite
 
@@ -55,8 +55,8 @@ def exported_intents(
     if version is None:
         return {}
     known = known_as(site, user_id)
-    bucket = int(pl.select(user_bucket(pl.lit(known), site.buckets)).item())
-    rows = store.scan(SESSION_INTENTS, int(version)).filter(pl.col("user_bucket") == bucket, pl.col("user_id") == known)
+    in_bucket = pl.col("user_bucket") == bucket_of(known, site.buckets)
+    rows = store.scan(SESSION_INTENTS, int(version)).filter(in_bucket, pl.col("user_id") == known)
     found = rows.sort("intent", "rank").select("intent", "probability", value="label").collect()
     return {
         str(name): part.drop("intent").to_dicts() for (name,), part in found.group_by("intent", maintain_order=True)
