@@ -16,9 +16,13 @@ EPSILON = 1e-6
 
 
 class MomentumAdagrad(Optimizer):
-    """Weights with a sparse gradient (`nn.Embedding(sparse=True)`) move by rows, all others as a whole."""
+    """Weights with a sparse gradient (`nn.Embedding(sparse=True)`) move by rows, all others as a whole.
 
-    def __init__(self, weights: Iterable[nn.Parameter], learning_rate: float, momentum: float) -> None:
+    `weights` may come in groups that have a rate `lr` of their own."""
+
+    def __init__(
+        self, weights: Iterable[nn.Parameter] | list[dict[str, Any]], learning_rate: float, momentum: float
+    ) -> None:
         super().__init__(weights, {"lr": learning_rate, "momentum": momentum})
 
     @torch.no_grad()

@@ -29,6 +29,7 @@ from training.models.context import Context
 from training.models.ensemble import Ensemble
 from training.models.item_features import ItemFeatures
 from training.models.prior import WithPrior
+from training.models.surge import WithSurge
 from training.recipes import EnsembleRecipe, Recipe, SequenceRecipe
 
 FACTS, ITEMS, WEIGHTS = "bundle.json", "vocabulary.parquet", "weights.safetensors"
@@ -76,7 +77,11 @@ def build(recipe: Recipe, num_codes: int, definitions: Definitions | None = None
         features = ItemFeatures(num_codes, definitions or Definitions(), recipe.hidden_size + 1)
         if features.tables:  # else the catalogue told nothing
             model.read_features(features)
-    return model if recipe.prior_half_life is None else WithPrior(model, num_codes, recipe.prior_half_life)
+    if recipe.prior_half_life is not None:
+        model = WithPrior(model, num_codes, recipe.prior_half_life)
+    if recipe.surge_half_life is not None:
+        model = WithSurge(model, num_codes, recipe.surge_half_life, recipe.surge_weight)
+    return model
 
 
 def build_ensemble(recipe: EnsembleRecipe, num_codes: int, definitions: Definitions | None) -> Ensemble:

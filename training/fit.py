@@ -26,12 +26,14 @@ from training.checkpoint import check_checkpoint
 from training.durations import duration_weights
 from training.faults import diverged, explained
 from training.models.base import SessionModel
+from training.models.item_table import ItemTable
 from training.objective import NextItem
 from training.recipes import SequenceRecipe
 from training.session_parallel import Step, parallel_steps
 
 CHECKPOINT, BEST = "last", "best"
 PRIORS_A_BATCH = 16
+SHARE_OF_TOLD = 0.07  # of Adagrad's rate
 STEPS_UNREAD = 100  # on an accelerator: reading a loss waits for all that was asked of it before
 
 Losses = dict[str, float]
@@ -217,8 +219,20 @@ class SessionTraining(lightning.LightningModule):
             if isinstance(table, nn.Embedding):
                 table.sparse = by_rows  # a sparse gradient says which rows a step has touched
         if by_rows:
-            return MomentumAdagrad(self.parameters(), self.recipe.learning_rate, self.recipe.momentum)
+            return MomentumAdagrad(self.by_rate(), self.recipe.learning_rate, self.recipe.momentum)
         return torch.optim.Adam(self.parameters(), lr=self.recipe.learning_rate)
+
+    def by_rate(self) -> list[dict[str, Any]]:
+        """The weights in groups, each with its own rate.
+
+        Adagrad's first steps are as long as its rate, whatever the gradient: of a table's row the model hears now and
+        then, of what is told beside items at each event, and at a rate that suits the table that alone would fill the
+        input.
+        """
+        told = {weights for part in self.model.modules() if isinstance(part, ItemTable) for weights in part.of_told()}
+        own, of_told = ([each for each in self.parameters() if (each in told) == is_told] for is_told in (False, True))
+        groups: list[dict[str, Any]] = [{"params": own}]
+        return [*groups, {"params": of_told, "lr": SHARE_OF_TOLD * self.recipe.learning_rate}] if told else groups
 
 
 class ParallelTraining(SessionTraining):

@@ -75,6 +75,10 @@ class SequenceRecipe(Section):
     """Share of the input vector that is blanked while training."""
     prior_half_life: Duration | None = Field(default=None, gt=timedelta())
     """Age at which an event counts half in the recency prior, a column that says what is popular now; null: none."""
+    surge_half_life: Duration | None = Field(default=None, gt=timedelta())
+    """Age at which an event counts half in the surge, a column that says what has just come up; null: none."""
+    surge_weight: float = Field(default=0.5, gt=0)
+    """Of the surge beside the model's score."""
     loss: Literal["cross_entropy", "bpr_max", "gbce"] = "cross_entropy"
     """`cross_entropy` over all items, or over drawn ones; `bpr_max` and `gbce` over drawn ones."""
     score_memory_mb: int = Field(default=1024, ge=1)
@@ -170,6 +174,10 @@ def wrong_combinations(recipe: SequenceRecipe) -> list[tuple[bool, str]]:
             recipe.prior_half_life is not None and recipe.order == "shuffled",
             "prior_half_life asks what was popular at the time of a batch, but batches in shuffled order have no time; "
             "take chronological or session_parallel, or leave it out",
+        ),
+        (
+            is_set("surge_weight") and recipe.surge_half_life is None,
+            "surge_weight weighs the surge, but there is none; set surge_half_life, 2m for example",
         ),
         (
             recipe.order == "session_parallel" and recipe.encoder not in CARRYING,

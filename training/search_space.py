@@ -57,12 +57,15 @@ Space = dict[str, Choice]
 SPACE: TypeAdapter[Space] = TypeAdapter(Space)
 
 SIZES: Space = {"hidden_size": Among(values=(64, 128, 256)), "dropout": Between(low=0, high=0.5)}
-PRIOR: Space = {"prior_half_life": Among(values=(None, "3h", "6h", "1d"))}
+NOW: Space = {
+    "prior_half_life": Among(values=(None, "3h", "6h", "1d")),
+    "surge_half_life": Among(values=(None, "2m", "10m", "1h")),
+}
 BY_ADAM: Space = {
     "learning_rate": Between(low=3e-4, high=1e-2, log=True),
     "batch_size": Among(values=(64, 128, 256, 512)),
 }
-OF_NETWORK: Space = SIZES | PRIOR | BY_ADAM
+OF_NETWORK: Space = SIZES | NOW | BY_ADAM
 BY_ADAGRAD: Space = {
     "learning_rate": Between(low=0.01, high=0.3, log=True),
     "momentum": Between(low=0, high=0.6),
@@ -85,9 +88,9 @@ SPACES: dict[str, Space] = {
         "intent_weight": Between(low=0.02, high=1, log=True),
         "short_term_window": Among(values=("2m", "10m", "1h")),
     },
-    "gru4rec": SIZES | PRIOR | BY_ADAGRAD | {"batch_size": Among(values=(32, 64, 128, 256))},
+    "gru4rec": SIZES | NOW | BY_ADAGRAD | {"batch_size": Among(values=(32, 64, 128, 256))},
     "hrnn": SIZES
-    | PRIOR
+    | NOW
     | BY_ADAGRAD
     | {"batch_size": Among(values=(16, 32, 64)), "user_dropout": Between(low=0, high=0.8)},
     "recent_popularity": {"half_life": Among(values=("1h", "3h", "6h", "12h", "1d", "2d", "4d"))},

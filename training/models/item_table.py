@@ -44,6 +44,11 @@ class ItemTable(SessionModel):
         """Make this a part of the items' vectors."""
         self.features = features
 
+    def of_told(self) -> list[nn.Parameter]:
+        """The weights of what is told beside items."""
+        parts = [part for part in (self.context, self.of_context, self.features) if part is not None]
+        return [weights for part in parts for weights in part.parameters()]
+
     def describe_items(self, described: Mapping[str, Integers]) -> None:
         """For the context and the features."""
         for told in (self.context, self.features):

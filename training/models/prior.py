@@ -12,29 +12,27 @@ Counts are kept at STEPS_A_HALF_LIFE instants a half-life; between them they dec
 Shapes: G instants · I item codes.
 """
 
-from collections.abc import Mapping
 from datetime import timedelta
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from features.sequences import Integers, Sequences
-from training.batch import Batch
+from features.sequences import Sequences
 from training.models.base import SessionModel
+from training.models.widened import Widened
 
 STEPS_A_HALF_LIFE = 8
 
 
-class WithPrior(SessionModel):
-    """A session model whose states and item vectors have a column more."""
+class WithPrior(Widened):
+    """A session model whose states and item vectors have the prior as a column."""
 
     counts_I: Tensor
     counted_at: Tensor
 
     def __init__(self, model: SessionModel, num_codes: int, half_life: timedelta) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.half_life = half_life / timedelta(microseconds=1)
         self.weight = nn.Parameter(torch.ones(()))
         self.register_buffer("counts_I", torch.zeros(num_codes))
@@ -42,17 +40,9 @@ class WithPrior(SessionModel):
         self.earlier_GI = torch.zeros(0, num_codes)
         self.first_at = 0
 
-    def describe_items(self, described: Mapping[str, Integers]) -> None:
-        """The model's own."""
-        self.model.describe_items(described)
-
-    def begin_items(self, codes_C: Tensor) -> None:
-        """The model's own; nothing of them was counted."""
-        self.model.begin_items(codes_C)
-
     def see(self, sequences: Sequences) -> None:
         """Count the events of the window: (I) at its last event, to be kept, and (G, I) on the way, for training."""
-        self.model.see(sequences)
+        super().see(sequences)
         codes, happened = sequences.item_codes, sequences.occurred_at
         step = self.half_life / STEPS_A_HALF_LIFE
         self.first_at = int(happened.min())
@@ -70,7 +60,7 @@ class WithPrior(SessionModel):
         self.counted_at.fill_(last)
         self.earlier_GI = torch.from_numpy(counts_GI)
 
-    def prior(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
+    def column(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
         """(I) or (C) log(1 + c_i) at a moment, microseconds since 1970."""
         counts_I, half_lives = self.counts_before(as_of)
         counts = counts_I if codes_C is None else counts_I[codes_C.to(counts_I.device)]
@@ -83,35 +73,3 @@ class WithPrior(SessionModel):
             return self.counts_I, max(0, as_of - last) / self.half_life
         steps = max(0.0, (as_of - self.first_at) / self.half_life * STEPS_A_HALF_LIFE)
         return self.earlier_GI[int(steps)], (steps % 1) / STEPS_A_HALF_LIFE
-
-    def states(self, batch: Batch) -> Tensor:
-        """(T, D + 1) the model's states and what the prior weighs."""
-        return self.widen(self.model.states(batch))
-
-    def step(self, item_codes_B: Tensor, carry_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for a session-parallel step; the prior has no state to carry."""
-        states_BD, carry_BD = self.model.step(item_codes_B, carry_BD)
-        return self.widen(states_BD), carry_BD
-
-    def new_carry(self, num_sessions: int) -> Tensor:
-        """The model's own."""
-        return self.model.new_carry(num_sessions)
-
-    def advance(
-        self, item_codes_B: Tensor, carry_BC: Tensor | None = None, is_new_B: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The model's own, and what the prior weighs."""
-        states_BD, carry_BC = self.model.advance(item_codes_B, carry_BC, is_new_B)
-        return self.widen(states_BD), carry_BC
-
-    def widen(self, states_RD: Tensor) -> Tensor:
-        """(R, D + 1) states with the weight of the prior."""
-        return torch.cat([states_RD, self.weight.expand(len(states_RD), 1)], dim=1)
-
-    def item_vectors(self, as_of: int, codes_C: Tensor | None = None) -> Tensor:
-        """(I, D + 1) or (C, D + 1) the model's vectors and the prior."""
-        return torch.cat([self.model.item_vectors(as_of, codes_C), self.prior(as_of, codes_C)[:, None]], dim=1)
-
-    def extra_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The model's own."""
-        return self.model.extra_terms(batch)

@@ -61,20 +61,20 @@ def test_the_prior_counts_what_was_before_and_halves_with_age(sequences):
         step = 2 * HOUR / STEPS_A_HALF_LIFE
         known_until = first + (as_of - first) // step * step
         expected = torch.tensor(slow_counts(sequences, as_of, int(known_until))).log1p()
-        torch.testing.assert_close(model.prior(as_of), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.column(as_of), expected, rtol=1e-4, atol=1e-5)
     for as_of in (last, last + 7 * HOUR):
         expected = torch.tensor(slow_counts(sequences, as_of, last + 1)).log1p()
-        torch.testing.assert_close(model.prior(as_of), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.column(as_of), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_of_a_batch_is_in_its_own_prior(sequences):
     model, batch = make_model(), gather(sequences, np.arange(10, 20))
     model.see(sequences)
-    before = model.prior(batch.as_of)
+    before = model.column(batch.as_of)
     changed = sequences.item_codes.copy()
     changed[30:] = 1
     model.see(Sequences(changed, sequences.offsets, sequences.occurred_at, sequences.visitors))
-    assert torch.equal(model.prior(batch.as_of), before)
+    assert torch.equal(model.column(batch.as_of), before)
 
 
 @pytest.mark.parametrize("encoder", MODELS)
@@ -84,7 +84,7 @@ def test_any_model_scores_its_own_score_and_the_prior(encoder, sequences):
     as_of = int(sequences.occurred_at.max()) + HOUR
     own = model.model.states(batch) @ model.model.item_vectors(as_of).T
     scores = model.states(batch) @ model.item_vectors(as_of).T
-    torch.testing.assert_close(scores, own + model.prior(as_of))
+    torch.testing.assert_close(scores, own + model.column(as_of))
     codes_C = torch.tensor([3, 1])
     torch.testing.assert_close(model.item_vectors(as_of, codes_C), model.item_vectors(as_of)[codes_C])
 
