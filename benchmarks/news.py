@@ -92,7 +92,10 @@ def train_and_test(site: Site, held_out: HeldOutDay, label: str, seed: int) -> d
     model = MODELS[label]
     assert model is not None
     name, fields = model
-    recipe = RECIPES[name]() if label == AUTHORS else find_recipe(name, site.training)
+    recipes = site.training.recipes | {"sasrec": site.training.recipes["gru4rec"] | {"learning_rate": 0.05}}
+    recipes |= {ENSEMBLE: {"members": {"gru4rec": 0.7, "sasrec": 0.3}}}
+    training = site.training.model_copy(update={"recipes": recipes})
+    recipe = RECIPES[name]() if label == AUTHORS else find_recipe(name, training)
     recipe = override(name, recipe, fields | {"seed": seed})
     store, last = open_store(site), held_out.day - ONE_DAY
     sessions = sessions_until(site, store, window_days(site, store, last), last)
