@@ -145,7 +145,8 @@ def promote(site: Site, store: "Store", day: date) -> dict[str, Any]:
     from serving_export.index_recall import index_recall
     from training.promote import promote
 
-    return promote(site, store, day, partial(index_recall, site, store, day))
+    pinned = store.pinned()
+    return promote(site, pinned, day, partial(index_recall, site, pinned, day))
 
 
 def refit(site: Site, store: "Store", day: date, *, nightly: bool = False) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pipeline.terminal import log
 
 def build_features(site: FeaturesSite, store: Store, night: date) -> dict[str, Any]:
     """Learn the night's vocabulary and write the training sequences; return their counts and digest."""
+    store = store.pinned()
     days = window_days(site, store, night - ONE_DAY)
     sessions = sessions_until(site, store, days, night - ONE_DAY)
     vocabulary = learn_vocabulary(sessions, site.window.min_item_count)

@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -27,10 +28,11 @@ from polars.exceptions import PolarsError
 from pipeline.errors import ConfigurationError, OvertakenError, RetryableError
 from pipeline.privacy import check_secret, secret_digest, user_id_secret
 from pipeline.settings import PipelineSite
-from pipeline.tables import SITE, Table
+from pipeline.tables import DAYS, SITE, Table
 
 Partition = date | int | str
 MOST_TRIES = 20
+OPENED_AT_ONCE = 8
 COMMITS_A_CHECKPOINT = 10  # with Delta's own 100 whoever opens a table reads up to 99 files of its log
 PASSING = {errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC}
 """Faults of a disk or a mount that may pass by themselves."""
@@ -49,11 +51,46 @@ class StagedFile:
 
 
 class Store:
-    """A site's tables; each keeps its earlier versions for `keep_versions_for`."""
+    """A site's tables; each keeps its earlier versions for `keep_versions_for`.
+
+    Of a pinned store (`pinned`) reads without a version answer from the versions of the moment it was pinned.
+    """
 
     def __init__(self, root: str, keep_versions_for: timedelta = KEEP_VERSIONS_FOR) -> None:
         self.root = root.rstrip("/")
         self.keep_versions_for = keep_versions_for
+        self._pins: dict[str, DeltaTable] | None = None
+
+    def pinned(self) -> "Store":
+        """The store as it stands now, for all reads of one step: what others commit from now on stays out of sight.
+
+        A table that is written through the pinned store moves on to the version that this made. The pinned versions
+        belong together: whoever changes events or sessions first takes back the days' contents in `days`, so a `days`
+        that is the same before and after the other tables were opened describes these. Raises RetryableError where
+        writers never leave it alone for that long.
+        """
+        if self._pins is not None:
+            return self
+        copy = Store(self.root, self.keep_versions_for)
+        for _ in range(MOST_TRIES):
+            days = self.version(DAYS)
+            names = [name for name in self.table_names() if name != DAYS.name]
+            with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+                opened = dict(zip(names, pool.map(self._open, names), strict=True))
+            opened[DAYS.name] = self._open(DAYS.name)
+            if days == (None if opened[DAYS.name] is None else opened[DAYS.name].version()):
+                copy._pins = {name: table for name, table in opened.items() if table is not None}
+                return copy
+        raise RetryableError(f"the tables of {self.root} are changed all the time by other steps; run this one again")
+
+    def table_names(self) -> list[str]:
+        """All tables of the store, those of older site files too."""
+        files, root = fsspec.core.url_to_fs(self.root)
+        try:
+            names = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in files.ls(root, detail=False))
+        except FileNotFoundError:
+            return []
+        return [name for name in names if DeltaTable.is_deltatable(self.table_uri(name))]
 
     def table_uri(self, name: str) -> str:
         """Where a table lies."""
@@ -61,11 +98,18 @@ class Store:
 
     def has(self, table: Table) -> bool:
         """Whether a table was ever committed."""
+        if self._pins is not None:
+            return table.name in self._pins
         return DeltaTable.is_deltatable(self.table_uri(table.name))
 
     def open(self, table: Table, version: int | None = None) -> DeltaTable | None:
-        """A table at a version (now the newest, unless told); None before the first commit."""
-        uri = self.table_uri(table.name)
+        """A table at a version, by default the pinned or else the newest one; None before the first commit."""
+        if version is None and self._pins is not None:
+            return self._pins.get(table.name)
+        return self._open(table.name, version)
+
+    def _open(self, name: str, version: int | None = None) -> DeltaTable | None:
+        uri = self.table_uri(name)
         try:
             return DeltaTable(uri, version=version)
         except TableNotFoundError:
@@ -77,12 +121,17 @@ class Store:
             ) from error
 
     def version(self, table: Table) -> int | None:
-        """The newest version of a table; None before the first commit."""
+        """The pinned or else the newest version of a table; None before the first commit."""
         opened = self.open(table)
         return None if opened is None else opened.version()
 
+    def newest_version(self, table: Table) -> int | None:
+        """The newest version of a table, also where the store is pinned: to see what others did meanwhile."""
+        opened = self._open(table.name)
+        return None if opened is None else opened.version()
+
     def scan(self, table: Table, version: int | None = None) -> pl.LazyFrame:
-        """A table's rows in declared columns, at one version (now the newest, unless told); none if never written.
+        """A table's rows in declared columns at a version, as `open` chooses it; no rows if it was never written.
 
         A column that was declared after that version is null.
         """
@@ -179,7 +228,7 @@ class Store:
         if replace is not None:
             check_replace(table, replace)
         uri, schema = self.table_uri(table.name), arrow_schema(table)
-        newest = self.open(table)
+        newest = self._open(table.name)
         if newest is None:
             create_empty(uri, table, schema, retention(self.keep_versions_for))
             newest = DeltaTable(uri)
@@ -207,23 +256,39 @@ class Store:
                     "see whether the store is writable, and run the step again"
                 ) from error
             newest.update_incremental()
+            self._move_pin(table, newest)
             return newest.version()
         raise OvertakenError(
             f"{uri}: {' or '.join(names[:3])} was changed by another writer meanwhile. Nothing was published there; "
             "run the step again"
         )
 
-    def restore(self, table: Table, version: int, metadata: Mapping[str, Any]) -> int:
-        """Show the rows of an earlier version again, by a new commit; return the table's new version."""
-        uri = self.table_uri(table.name)
-        newest = DeltaTable(uri)
+    def _move_pin(self, table: Table, opened: DeltaTable) -> None:
+        if self._pins is not None:
+            self._pins[table.name] = opened
+
+    def stage_version(self, table: Table, version: int, leave_out: pl.Expr) -> tuple[list[StagedFile], int]:
+        """Stage the rows of an earlier version but those that `leave_out` holds for; also return how many these are.
+
+        Files of partitions without such a row are staged as they lie there. Raises ConfigurationError where the version
+        cannot be read any more.
+        """
+        uri, keys = self.table_uri(table.name), list(table.partition_by)
         try:
-            newest.restore(version, commit_properties=commit_properties(metadata, []))
-        except CommitFailedError as error:
-            raise RetryableError(f"{uri} was changed by another writer meanwhile; it is as that one left it") from error
-        except (DeltaError, OSError) as error:
-            raise ConfigurationError(f"cannot restore version {version} of {uri}: {error}") from error
-        return DeltaTable(uri).version()
+            files = pl.DataFrame(DeltaTable(uri, version=version).get_add_actions(flatten=True))
+            files = files.rename({f"partition.{key}": key for key in keys})
+            rows = self.scan(table, version)
+            touched = rows.filter(leave_out).group_by(keys).agg(left_out=pl.len()).collect()
+            staged = [
+                StagedFile(row["path"], row["size_bytes"], row["num_records"], {key: str(row[key]) for key in keys})
+                for row in files.join(touched, on=keys, how="anti").iter_rows(named=True)
+            ]
+            for partition in touched.select(keys).iter_rows(named=True):
+                is_here = pl.all_horizontal(pl.col(key) == value for key, value in partition.items())
+                staged += self.stage(table, rows.filter(is_here, ~leave_out.fill_null(False)).collect())
+        except (DeltaError, OSError, PolarsError) as error:
+            raise ConfigurationError(f"cannot read version {version} of {uri}: {in_one_line(error)}") from error
+        return staged, int(touched["left_out"].sum())
 
     def replace(
         self,

@@ -88,6 +88,7 @@ def drift(site: ExportSite, store: Store, day: date) -> dict[str, Any]:
 
     Raises ConfigurationError for a day that has no sessions in the store.
     """
+    store = store.pinned()
     check_day(site, store, day)
     catalogue = latest_items(store, day).unique("item_id", keep="last", maintain_order=True)
     counts = count_days(site, store, [*earlier_days(site, store, day), day], catalogue)

@@ -26,7 +26,7 @@ from pipeline.code_version import code_version
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.days import passed_days
 from pipeline.durations import format_duration
-from pipeline.errors import ContractError
+from pipeline.errors import ConfigurationError, ContractError, OvertakenError
 from pipeline.publish import StagedFile, Store
 from pipeline.side_by_side import side_by_side
 from pipeline.tables import DAYS, FILES, FORGOTTEN, ITEMS, Table, sessions_table
@@ -38,8 +38,9 @@ from serving_export.item_index import EXACT, ItemIndex, choose_index, factory_of
 from serving_export.list_maker import USERS_IN_SLAB, ListMaker, Slab, plan_channels
 from serving_export.popular import popular_items
 from serving_export.quality import check_release
-from serving_export.reader import facts_of
+from serving_export.reader import ROLLED_BACK_TO, facts_of, read_commit
 from serving_export.related import relate
+from serving_export.rollback import check_forgotten
 from serving_export.scoring import Vectors, item_vectors, session_vectors
 from serving_export.session_intents import find_intents, tells_intents
 from serving_export.staged_buckets import Progress, StagedBucket
@@ -73,8 +74,10 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     """Publish the lists of the evening of `day`; return users, rows and the table's version.
 
     Where readers see lists of a later day nothing is published, so that days may be run again in any order.
-    Raises ContractError for a day that has not passed, or without a single active user.
+    Raises ContractError for a day that has not passed, or without a single active user; ConfigurationError where
+    readers were rolled back to another release while the lists were made: a rollback is not overwritten by a retry.
     """
+    store = store.pinned()
     check_passed(site, store, day)
     base = store.version(RECOMMENDATIONS) or 0
     if (shown := day_shown(store)) is not None and shown > day:
@@ -107,7 +110,11 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
         "metrics": json.dumps({} if served is None else served.metrics),
     }
     replaced = {"user_bucket": list(range(site.buckets))}
-    table_version = store.commit(RECOMMENDATIONS, staged, replaced, metadata, base=base)
+    check_forgotten(store)
+    try:
+        table_version = store.commit(RECOMMENDATIONS, staged, replaced, metadata, base=base)
+    except OvertakenError as error:
+        raise refuse_after_rollback(store, base) or error from error
     progress.clear()
     log.info("exported %d users, %d rows", counts["users"], counts["rows"])
     tell_of_unexplained(site, counts)
@@ -127,6 +134,19 @@ def tell_of_unexplained(site: TrainingSite, counts: Mapping[str, int]) -> None:
             counts["users_out_of_time"] + counts["users_explained"],
             format_duration(site.export.reasons_within),
         )
+
+
+def refuse_after_rollback(store: Store, base: int) -> ConfigurationError | None:
+    """Why lists made from version `base` are not published, if readers were rolled back since; else None."""
+    uri, newest = store.table_uri(RECOMMENDATIONS.name), store.newest_version(RECOMMENDATIONS) or base
+    for version in range(newest, base, -1):
+        commit = read_commit(uri, version) or {}
+        if ROLLED_BACK_TO in commit:
+            return ConfigurationError(
+                f"readers were rolled back to version {commit[ROLLED_BACK_TO]} of {uri} while the lists were made. "
+                "Nothing was published; run `nightjar export` again if new lists are to replace that release"
+            )
+    return None
 
 
 def day_shown(store: Store) -> date | None:

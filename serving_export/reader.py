@@ -37,6 +37,8 @@ MADE_BY = ("nightjar", "code_commit", "site_file_sha256", "days_version", "files
 IN_JSON = ("quality", "metrics")
 IS_RELEASE = "valid_until"
 """Metadata that every commit of a release has, and no other commit."""
+ROLLED_BACK_TO = "rolled_back_to"
+"""Metadata of a commit that shows an earlier release again: the version that this release has."""
 SECRET_FROM = "NIGHTJAR_USER_ID_SECRET"
 SECRET_CONSTANT = b"nightjar user id secret"
 ITEM = ("item_id", "score", "source", "because")
@@ -174,7 +176,7 @@ def facts_in(commit: dict[str, Any]) -> dict[str, Any]:
 
 
 def release_commit(table: DeltaTable) -> dict[str, Any]:
-    """The commit that made the rows: not a vacuum or the like after it; after a restore, the one it went back to."""
+    """The commit that made the rows: not a vacuum or the like after it; after a rollback, the one it went back to."""
     version = source_of(table.table_uri, table.version())
     commit = None if version is None else read_commit(table.table_uri, version)
     if commit is None:
@@ -186,9 +188,8 @@ def source_of(uri: str, version: int) -> int | None:
     """The version whose commit made the rows of a version; None where the log does not reach back to it."""
     commit = read_commit(uri, version)
     while commit is not None and IS_RELEASE not in commit:
-        restored = commit.get("operationParameters", {}).get("version")
-        is_restore = commit.get("operation") == "RESTORE" and restored is not None
-        version = int(restored) if is_restore else version - 1
+        restored = commit.get(ROLLED_BACK_TO)
+        version = version - 1 if restored is None else int(restored)
         commit = read_commit(uri, version)
     return None if commit is None else version
 

@@ -40,10 +40,11 @@ USERS_AT_ONCE = 4096
 
 def update_user_states(site: TrainingSite, store: Store, bundle: Bundle, version: int, day: date) -> dict[str, Any]:
     """Bring the states to the end of `day`; return how many users there are, and how many sessions were read."""
+    store = store.pinned()
     users = read = 0
+    base = store.version(USER_STATES) or 0
     for bucket in range(site.buckets):
         sessions = read_histories(site, store, bundle, day, bucket)
-        base = store.version(USER_STATES) or 0
         kept = store.scan(USER_STATES, base).filter(user_bucket=bucket, model_version=version).collect()
         states, num_read = bring_up_to_date(bundle, sessions, kept)
         rows = states.with_columns(user_bucket=pl.lit(bucket, pl.Int64), model_version=pl.lit(version, pl.Int64))

@@ -42,6 +42,7 @@ def promote(
 
     `index_recall` measures the item index of a version; None for one that is searched exactly.
     """
+    store = store.pinned()
     tracking = Tracking(site)
     versions = tracking.versions()
     challengers = newest_by_recipe(versions, night, list(site.training.recipes))

@@ -42,6 +42,7 @@ def refit(site: TrainingSite, store: Store, night: date) -> dict[str, Any]:
 
     Where there is no champion for that night, nothing is done.
     """
+    store = store.pinned()
     tracking = Tracking(site)
     champion = champion_of(tracking, night)
     if champion is None:
@@ -60,6 +61,7 @@ def refit_nightly(site: TrainingSite, store: Store, night: date) -> dict[str, An
     A night that is run again therefore serves what it served before. Where a later day is served already, nothing is
     done: no list would be made of it.
     """
+    store = store.pinned()
     tracking = Tracking(site)
     serving = tracking.by_alias("serving")
     if serving is not None and data_through(serving) > night:

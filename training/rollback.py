@@ -15,10 +15,11 @@ from training.tracking import WITHDRAWN, Tracking, newest, number
 
 
 def rollback_model(site: TrainingSite, to: int | None = None) -> dict[str, Any]:
-    """Make an earlier champion, by default the one before, stand and serve; return from which to which.
+    """Make an earlier champion, by default the one before the newest, stand and serve; return from which to which.
 
-    `to` is a version that was champion, or a refit of one, which then serves. Raises ConfigurationError where there is
-    none, where it stands already, or where it cannot be loaded any more.
+    `to` is a version that was champion, or a refit of one, which then serves. Where it stands already the aliases and
+    tags are set once more and nothing changes, so that a rollback that was killed can be run again. Raises
+    ConfigurationError where there is no such version, or where it cannot be loaded any more.
     """
     tracking = Tracking(site)
     versions = tracking.versions(withdrawn=True)
@@ -26,7 +27,7 @@ def rollback_model(site: TrainingSite, to: int | None = None) -> dict[str, Any]:
     if standing is None:
         raise ConfigurationError(f"{site.name} has no champion yet: there is nothing to roll back from")
     champions = sorted((v for v in versions if v.tags.get("promoted")), key=rank)
-    serving = choose(site, champions, versions, standing, served, to)
+    serving = choose(site, champions, versions, standing, to)
     champion = parent_of(serving, versions)
     tracking.load(serving)  # a version whose files are gone is refused before anything moves
     left = withdraw(tracking, versions, champions, champion, serving)
@@ -40,7 +41,9 @@ def rollback_model(site: TrainingSite, to: int | None = None) -> dict[str, Any]:
         ", ".join(map(str, left)) or "none",
         number(served or standing),
     )
+    moved_from = (number(standing), number(served) if served else None)
     return {
+        "changed": moved_from != (number(champion), number(serving)),
         "from_champion": number(standing),
         "from_serving": number(served) if served else None,
         "champion": number(champion),
@@ -64,30 +67,28 @@ def choose(
     champions: list[ModelVersion],
     versions: list[ModelVersion],
     standing: ModelVersion,
-    served: ModelVersion | None,
     to: int | None,
 ) -> ModelVersion:
     """The version that is to serve."""
     told = ", ".join(str(number(v)) for v in champions)
     if to is None:
-        earlier = [v for v in champions if v.tags.get("promoted") and rank(v) < rank_of_standing(standing)]
+        newest_champion = max([*champions, standing], key=rank_of_champion)
+        taken_back = {number(newest_champion), *(number(v) for v in champions if WITHDRAWN in v.tags)}
+        earlier = [v for v in champions if number(v) not in taken_back]
         if not earlier:
             raise ConfigurationError(
-                f"{site.name}: no version was champion before version {number(standing)}; there are {told}"
+                f"{site.name}: no version was champion before version {number(newest_champion)}; there are {told}"
             )
         return newest_refit(earlier[-1], versions)
     found = next((v for v in versions if number(v) == to), None)
     if found is None or parent_of(found, versions).tags.get("promoted") is None:
         raise ConfigurationError(f"{site.name}: version {to} was never champion nor a refit of one; there are {told}")
-    chosen = found if found.tags["kind"] == "refit" else newest_refit(found, versions)
-    if served is not None and number(chosen) == number(served):
-        raise ConfigurationError(f"{site.name}: version {number(chosen)} serves already; champions were {told}")
-    return chosen
+    return found if found.tags["kind"] == "refit" else newest_refit(found, versions)
 
 
-def rank_of_standing(standing: ModelVersion) -> tuple[str, int]:
-    """The place of the champion that stands; one that was promoted by hand comes last."""
-    return rank(standing) if standing.tags.get("promoted") else ("9999", number(standing))
+def rank_of_champion(champion: ModelVersion) -> tuple[str, int]:
+    """The place of a champion among all that there were; one that was promoted by hand comes last."""
+    return rank(champion) if champion.tags.get("promoted") else ("9999", number(champion))
 
 
 def newest_refit(champion: ModelVersion, versions: list[ModelVersion]) -> ModelVersion:

@@ -52,6 +52,7 @@ def train(
 
     `purpose` is a tag of the run; only versions of nightly runs can become champion.
     """
+    store = store.pinned()
     recipe = find_recipe(recipe_name, site.training).model_copy(update={"seed": seed})
     vocabulary, rows = read_vocabulary(store, night), read_training_rows(store, night)
     digest = check_features(site, store, night)

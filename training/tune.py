@@ -78,6 +78,7 @@ class Rehearsal:
 
 def read_rehearsal(site: TrainingSite, store: Store, night: date, recipe: Recipe) -> Rehearsal:
     """The data that a recipe is tuned on; ContractError if there is nothing to learn from."""
+    store = store.pinned()
     held_out = night - ONE_DAY
     last = held_out - ONE_DAY
     days = window_days(site, store, last)

@@ -61,8 +61,13 @@ def test_back_to_the_release_before_and_forward_again(store):
     told = rollback_recommendations(store)
     assert shown(store) == ("b", "2")
     assert (told["from_version"], told["to_version"], told["table_version"]) == (3, 2, 4)
-    assert rollback_recommendations(store)["to_version"] == 1
+    again = rollback_recommendations(store)
+    assert (again["to_version"], again["changed"], again["table_version"]) == (2, False, 4), "run again it goes no further"
+    assert shown(store) == ("b", "2")
+    rollback_recommendations(store, 1)
     assert shown(store) == ("a", "1")
+    with pytest.raises(ConfigurationError, match="readers see version 1 already, which is older"):
+        rollback_recommendations(store)
     assert rollback_recommendations(store, 3)["from_version"] == 1
     assert shown(store) == ("c", "3")
     assert publish(store, "d", 4) == 7
@@ -93,7 +98,7 @@ def test_what_was_vacuumed_away_is_refused(store):
 
 
 @pytest.mark.parametrize(
-    ("to", "sentence"), [(0, "version 0 is no release; there are 3, 2, 1"), (3, "see version 3 already")]
+    ("to", "sentence"), [(0, "version 0 is no release; there are 3, 2, 1"), (4, "version 4 is no release")]
 )
 def test_what_is_no_step_is_refused(store, to, sentence):
     with pytest.raises(ConfigurationError, match=sentence):
@@ -117,21 +122,73 @@ def test_a_forgotten_user_does_not_come_back(store):
     assert lists.facts["table_version"] == told["table_version"]
 
 
+def test_no_version_of_a_rollback_shows_a_forgotten_user(store):
+    remember(store, "bob", [])
+    told = rollback_recommendations(store)
+    assert told["table_version"] == 4, "one commit"
+    assert bob_in(store, 4) == 0
+
+
+def bob_in(store: Store, version: int) -> int:
+    return store.scan(RECOMMENDATIONS, version).filter(pl.col("user_id") == "bob").collect().height
+
+
+def test_a_rollback_killed_after_its_commit_is_finished_by_running_it_again(store, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("serving_export.rollback.log.info", killed)
+        with pytest.raises(Killed):
+            rollback_recommendations(store)
+    assert rollback_recommendations(store)["changed"] is False
+    assert shown(store) == ("b", "2")
+    assert rollback_recommendations(store, 2)["changed"] is False, "also with --to"
+
+
 def test_a_release_made_at_the_same_moment_stays(store, monkeypatch):
-    restore = DeltaTable.restore
+    commit = Store.commit
 
-    def overtaken(table, *arguments, **options):
-        publish(store, "e", 5)
-        return restore(table, *arguments, **options)
+    def overtaken(*arguments, **options):
+        monkeypatch.undo()
+        publish(Store(store.root), "e", 5)
+        return commit(*arguments, **options)
 
-    monkeypatch.setattr(DeltaTable, "restore", overtaken)
-    try:
+    monkeypatch.setattr(Store, "commit", overtaken)
+    with pytest.raises(RetryableError, match="was changed by an export"):
         rollback_recommendations(store)
-    except RetryableError:
-        assert shown(store) == ("e", "5")
-    else:
-        assert shown(store) == ("b", "2")
-        assert [r["table_version"] for r in releases(store)] == [4, 3, 2, 1], "neither is lost"
+    assert shown(store) == ("e", "5")
+
+
+def test_a_user_who_is_forgotten_at_the_same_moment_does_not_come_back(store, monkeypatch):
+    stage = Store.stage_version
+
+    def meanwhile(*arguments, **options):
+        staged = stage(*arguments, **options)
+        remember(Store(store.root), "bob", [])
+        return staged
+
+    monkeypatch.setattr(Store, "stage_version", meanwhile)
+    with pytest.raises(RetryableError, match="a user was forgotten meanwhile"):
+        rollback_recommendations(store)
+    assert shown(store) == ("c", "3")
+
+
+def test_a_rollback_while_lists_are_made_is_not_overwritten(released, monkeypatch):
+    export(released.site, released.store, released.days[3])
+    before = releases(released.store)[1]
+
+    def rolled_back(*arguments, **options):
+        rollback_recommendations(Store(released.store.root))
+        return {}
+
+    monkeypatch.setattr("serving_export.export.check_release", rolled_back)
+    with pytest.raises(ConfigurationError, match=f"readers were rolled back to version {before['table_version']} "):
+        export(released.site, released.store, released.days[3])
+    assert next(r for r in releases(released.store) if r["is_shown"]) == before | {"is_shown": True}
 
 
 def test_the_commands(store, command, write_site, tmp_path):
