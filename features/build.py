@@ -8,7 +8,6 @@ from datetime import date
 from typing import Any
 
 import polars as pl
-from deltalake import DeltaTable
 
 from features.settings import FeaturesSite
 from features.tables import SEQUENCES, VOCABULARY
@@ -87,11 +86,9 @@ def check_features(site: FeaturesSite, store: Store, night: date) -> str:
 
 
 def digest_of(store: Store, table: Table, night: date) -> str | None:
-    """What the newest commit of a night's partition says it was built from."""
-    if not store.has(table):
-        return None
-    commits = DeltaTable(store.table_uri(table.name)).history()
-    return next((c.get("data_digest") for c in commits if c.get("night") == str(night)), None)
+    """What the newest commit of a night's partition says it was built from; None where the log has none."""
+    commits = store.commits(table)
+    return next((commit.get("data_digest") for commit in commits if commit.get("night") == str(night)), None)
 
 
 def read_training_rows(store: Store, night: date) -> pl.DataFrame:

@@ -4,14 +4,15 @@ Reads   the side table file (where the site has one), `events` up to the day
 Writes  `items`: one snapshot for a day on which something changed
 """
 
+from contextlib import suppress
 from datetime import date
 from typing import Any
 
 import polars as pl
 from polars.exceptions import PolarsError
 
-from pipeline.errors import ConfigurationError
-from pipeline.publish import Store
+from pipeline.errors import ConfigurationError, OvertakenError, RetryableError
+from pipeline.publish import MOST_TRIES, Store
 from pipeline.raw_files import side_table_files
 from pipeline.settings import Items, PipelineSite
 from pipeline.tables import FILES, ITEMS, events_table
@@ -23,16 +24,25 @@ def update_items(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
     Catalogues of later days, and of those that late rows belong to, are brought up to date too: an item may have been
     seen earlier than they know.
     """
-    told = read_side_table(site, site.items, day) if site.items else None
-    events = store.scan(events_table(site.source.context))
+    side_table = read_side_table(site, site.items, day) if site.items else None
+    for _ in range(MOST_TRIES):
+        with suppress(OvertakenError):  # a neighbour wrote one of the catalogues: made again from what is there now
+            return {"items": write_catalogues(site, store, day, side_table)}
+    raise RetryableError(f"the catalogue of {day} is changed all the time by other ingests; run this one again")
+
+
+def write_catalogues(site: PipelineSite, store: Store, day: date, side_table: pl.DataFrame | None) -> int:
+    """Write the catalogue of `day` and those that it touches, all made from one state of the store; return its size."""
+    pinned = store.pinned()
+    events = pinned.scan(events_table(site.source.context))
     seen = events.group_by("item_id").agg(first_seen=pl.col("event_date").min()).collect()
-    size = write_snapshot(store, day, told, seen)
-    is_touched = (pl.col("snapshot_date") >= first_touched(store, day)) & (pl.col("snapshot_date") != day)
-    days = store.scan(ITEMS).filter(is_touched).select("snapshot_date").unique().collect()
+    size = write_snapshot(store, pinned, day, side_table, seen)
+    is_touched = (pl.col("snapshot_date") >= first_touched(pinned, day)) & (pl.col("snapshot_date") != day)
+    days = pinned.scan(ITEMS).filter(is_touched).select("snapshot_date").unique().collect()
     for other in sorted(days["snapshot_date"]):
-        told = latest_items(store, other).drop("snapshot_date", "first_seen") if site.items else None
-        write_snapshot(store, other, told, seen)
-    return {"items": size}
+        described = latest_items(pinned, other).drop("snapshot_date", "first_seen") if site.items else None
+        write_snapshot(store, pinned, other, described, seen)
+    return size
 
 
 def first_touched(store: Store, day: date) -> date:
@@ -43,16 +53,19 @@ def first_touched(store: Store, day: date) -> date:
     return day if touched is None else min(day, touched)
 
 
-def write_snapshot(store: Store, day: date, told: pl.DataFrame | None, seen: pl.DataFrame) -> int:
-    """Write what is `told` of items, and when each was first seen, unless that is known; return the number of items."""
+def write_snapshot(store: Store, pinned: Store, day: date, described: pl.DataFrame | None, seen: pl.DataFrame) -> int:
+    """Write what describes the items, and when each was first seen, unless that is known; return the number of items.
+
+    Raises OvertakenError where somebody else wrote the catalogue of that day since the store was pinned.
+    """
     items = seen.filter(pl.col("first_seen") <= day)
-    if told is not None:
-        items = told.join(items, on="item_id", how="full", coalesce=True)
+    if described is not None:
+        items = described.join(items, on="item_id", how="full", coalesce=True)
     snapshot = pl.concat([ITEMS.empty(), items.with_columns(snapshot_date=pl.lit(day))], how="diagonal_relaxed")
     snapshot = snapshot.sort("item_id")
-    before = latest_items(store, day).sort("item_id")
+    before = latest_items(pinned, day).sort("item_id")
     if not snapshot.drop("snapshot_date").equals(before.drop("snapshot_date")):
-        store.replace(ITEMS, snapshot, {"snapshot_date": [day]})
+        store.replace(ITEMS, snapshot, {"snapshot_date": [day]}, base=pinned.version(ITEMS) or 0)
     return snapshot.height
 
 

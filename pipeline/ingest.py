@@ -53,29 +53,30 @@ COUNTS = ("rows_read", "events", "duplicates", "rejected")
 def ingest(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
     """Take in what was delivered for `day`; return the counts of that delivery."""
     present = find_files(site, day)
-    bases = versions(site, store)
-    known = store.scan(FILES, bases[FILES.name]).collect()
+    pinned = store.pinned()
+    bases = versions(site, pinned)
+    known = pinned.scan(FILES).collect()
     changed, gone = compare(present, known, day)
     if changed.is_empty() and gone.is_empty():
-        return delivery_counts(store, day)
+        return delivery_counts(pinned, day)
     changed = tell_columns(changed, site.source)
     news = column_changes(changed, known)
     for line in news:
         log.warning(line)
     with tempfile.TemporaryDirectory(prefix="nightjar-ingest-") as folder:
         aside = Path(folder)
-        users = forgotten_users(store, bases[FORGOTTEN.name])
+        users = forgotten_users(pinned)
         num_rows = parse(site, changed, aside, users)
-        left_behind = interrupted_days(site, store, pl.concat([changed, gone])["path"].to_list())
+        left_behind = interrupted_days(site, pinned, pl.concat([changed, gone])["path"].to_list())
         touched = sorted({*touched_days(aside, known, changed, gone, day), *left_behind})
-        grown = grown_days(site, store, aside, known, changed, gone, [d for d in touched if d not in left_behind])
+        grown = grown_days(site, pinned, aside, known, changed, gone, [d for d in touched if d not in left_behind])
         rebuilt = [each for each in touched if each not in grown]
         others = other_files(site, known, changed, gone, rebuilt)
         num_rows = pl.concat([num_rows, parse(site, others, aside, users, only=rebuilt)])
-        before = contents(store, grown)
+        before = contents(pinned, grown)
         bases[DAYS.name] = publish_days(site, store, aside, rebuilt, grown, num_rows, users, bases)
         book_files(store, aside, changed, others, known, gone, touched, before, bases)
-    return delivery_counts(store, day) | ({"columns": news} if news else {})
+    return delivery_counts(store.pinned(), day) | ({"columns": news} if news else {})
 
 
 def versions(site: PipelineSite, store: Store) -> dict[str, int]:

@@ -11,7 +11,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -74,23 +74,22 @@ class Store:
         copy = Store(self.root, self.keep_versions_for)
         for _ in range(MOST_TRIES):
             days = self.version(DAYS)
-            names = [name for name in self.table_names() if name != DAYS.name]
+            names = self.folder_names()
             with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
-                opened = dict(zip(names, pool.map(self._open, names), strict=True))
-            opened[DAYS.name] = self._open(DAYS.name)
-            if days == (None if opened[DAYS.name] is None else opened[DAYS.name].version()):
-                copy._pins = {name: table for name, table in opened.items() if table is not None}
+                opened = zip(names, pool.map(self._open, names), strict=True)
+                copy._pins = {name: table for name, table in opened if table is not None}
+            if days == copy.version(DAYS) == self.version(DAYS):
                 return copy
         raise RetryableError(f"the tables of {self.root} are changed all the time by other steps; run this one again")
 
-    def table_names(self) -> list[str]:
-        """All tables of the store, those of older site files too."""
+    def folder_names(self) -> list[str]:
+        """What lies in the store: tables, those of older site files too, and folders that are none."""
         files, root = fsspec.core.url_to_fs(self.root)
+        files.invalidate_cache(root)  # object stores remember listings
         try:
-            names = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in files.ls(root, detail=False))
+            return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in files.ls(root, detail=False))
         except FileNotFoundError:
             return []
-        return [name for name in names if DeltaTable.is_deltatable(self.table_uri(name))]
 
     def table_uri(self, name: str) -> str:
         """Where a table lies."""
@@ -141,6 +140,19 @@ class Store:
         written = {field.name for field in opened.schema().fields}
         columns = {name: pl.col(name) if name in written else pl.lit(None).alias(name) for name in table.columns}
         return pl.scan_delta(opened).select([columns[name].cast(kind) for name, kind in table.columns.items()])
+
+    def commits(self, table: Table) -> Iterator[dict[str, Any]]:
+        """The metadata of a table's commits from its pinned or else newest version back, as far as the log reaches.
+
+        `DeltaTable.history` begins with the newest commit, whatever version is open.
+        """
+        for version in range((self.version(table) or 0), -1, -1):
+            try:
+                with fsspec.open(f"{self.table_uri(table.name)}/_delta_log/{version:020}.json", "rb") as file:
+                    actions = [json.loads(line) for line in file]
+            except FileNotFoundError:
+                return
+            yield next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
 
     def stage(self, table: Table, rows: pl.DataFrame, *, in_order: bool = False) -> list[StagedFile]:
         """Write rows into unseen files, one for each partition they touch; `in_order`: they are sorted already."""

@@ -67,9 +67,11 @@ def was_built(store: Store, day: date) -> bool:
 
 def sessionize_day(site: PipelineSite, store: Store, day: date) -> None:
     """Rebuild the sessions that start on `day`, a bucket at a time, and publish them."""
-    inputs = open_day(site, store, day)
+    open_day(store, day)
+    pinned = store.pinned()  # what the sessions are built from, and the record of it, must be of one moment
+    inputs = with_inputs(read_days(pinned), site.sessions).filter(pl.col("event_date") == day)["inputs"].item()
     table = sessions_table(site.source.context)
-    events, opened = store.scan(events_table(site.source.context)), store.scan(OPEN_SESSIONS)
+    events, opened = pinned.scan(events_table(site.source.context)), pinned.scan(OPEN_SESSIONS)
 
     def make(bucket: int) -> tuple[list[StagedFile], list[StagedFile], pl.DataFrame]:
         in_bucket = pl.col("user_bucket") == bucket
@@ -88,11 +90,10 @@ def sessionize_day(site: PipelineSite, store: Store, day: date) -> None:
     update_days(store, day_facts(day, facts).with_columns(sessions_built_from=pl.lit(inputs)))
 
 
-def open_day(site: PipelineSite, store: Store, day: date) -> str:
-    """What a day's sessions will be built from. A verdict about the day is taken back before they change."""
+def open_day(store: Store, day: date) -> None:
+    """Take back a verdict about a day before its sessions change."""
     changes: dict[str, Any] = {}
-    days = read_days(store)
-    known = days.filter(pl.col("event_date") == day)
+    known = read_days(store).filter(pl.col("event_date") == day)
     if known.is_empty():  # a day that was never ingested has no events, and that is a fact to record
         changes = {"events_content": "0", "num_events": 0, "num_duplicates": 0, "num_rejected": 0}
     elif known["verdict"].item() is not None:
@@ -100,8 +101,6 @@ def open_day(site: PipelineSite, store: Store, day: date) -> str:
     if changes:
         types = {name: DAYS.columns[name] for name in changes}
         update_days(store, pl.DataFrame([{"event_date": day} | changes], schema_overrides=types))
-        days = read_days(store)
-    return str(with_inputs(days, site.sessions).filter(pl.col("event_date") == day)["inputs"].item())
 
 
 def sessions_of_day(opened: pl.LazyFrame, events: pl.LazyFrame, site: PipelineSite, day: date) -> CutDay:

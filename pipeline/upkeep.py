@@ -86,9 +86,7 @@ def vacuum(store: Store, *, dry_run: bool) -> list[dict[str, Any]]:
 
 def table_names(store: Store) -> list[str]:
     """All tables of a store, those of older site files too."""
-    files, root = fsspec.core.url_to_fs(store.root)
-    names = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in files.ls(root, detail=False))
-    return [name for name in names if DeltaTable.is_deltatable(store.table_uri(name))]
+    return [name for name in store.folder_names() if DeltaTable.is_deltatable(store.table_uri(name))]
 
 
 def vacuum_table(store: Store, name: str, *, dry_run: bool) -> Vacuumed:

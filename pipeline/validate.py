@@ -35,7 +35,8 @@ def validate_stale(site: PipelineSite, store: Store, day: date) -> dict[str, Any
     failures: dict[date, list[Verdict]] = {}
     warnings: dict[str, list[str]] = {}
     for judged in track(sorted({day, *stale_verdicts(store, day)}), "validating days"):
-        content = content_of(site, store, judged)
+        pinned = store.pinned()
+        content = content_of(site, pinned, judged)
         if content is None and judged == day:
             raise RetryableError(
                 f"{site.name}: the events or sessions of {day} are being changed. Wait for the night that does it, or "
@@ -44,7 +45,7 @@ def validate_stale(site: PipelineSite, store: Store, day: date) -> dict[str, Any
         if content is None:
             log.info("%s is being changed: the night that does it judges it", judged)
             continue
-        verdicts = judge_day(site, store, judged, context)
+        verdicts = judge_day(site, pinned, judged, context)
         record_verdicts(store, judged, content, verdicts)
         write_day(site, store, judged, verdicts)
         if failed := [verdict for verdict in verdicts if verdict.status == "failed"]:

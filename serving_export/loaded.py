@@ -94,6 +94,7 @@ def load(site: TrainingSite, store: Store, version: int | None = None) -> Loaded
 
     Raises ConfigurationError if there is neither a model nor a list of popular items, and for a damaged index.
     """
+    store = store.pinned()
     tracking = Tracking(site)
     found = tracking.by_alias("serving") if version is None else tracking.by_number(version)
     if found is None:

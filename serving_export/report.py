@@ -61,6 +61,7 @@ FIGURES = {
 
 def write_report(site: TrainingSite, store: Store, day: date) -> Path:
     """Write the page of a day; return where it lies. ConfigurationError for a day that the store does not know."""
+    store = store.pinned()
     days = with_status(read_days(store))
     if days.filter(pl.col("event_date") == day).is_empty():
         raise ConfigurationError(f"{site.name}: the store knows nothing of {day}. Run `nightjar ingest` for it first")

