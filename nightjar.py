@@ -93,7 +93,7 @@ FromOption = Annotated[str, typer.Option("--from", help="First day of a range; w
 ToVersionOption = Annotated[int | None, typer.Option("--to", help="A version; else the one before.")]
 UserOption = Annotated[str, typer.Option(help="A user id as in the log.")]
 SessionOption = Annotated[
-    str, typer.Option(help="The session id, as in the log, of an anonymous visitor: who lists are for without user ids.")
+    str, typer.Option(help="The session id, as in the log, of an anonymous visitor; where the log has no user ids.")
 ]
 ToOption = Annotated[str, typer.Option("--to", help="Last day of the range, included.")]
 
@@ -887,11 +887,11 @@ def vacuum(
 @app.command()
 def forget(
     site: SiteOption,
-    user: Annotated[list[str] | None, typer.Option(help="The id of a user, as it stands in the log; repeat it.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="The id of a user, as in the log; repeat it.")] = None,
     users: Annotated[Path | None, typer.Option(help="A file of user ids, one a line.")] = None,
     session: Annotated[
         list[str] | None,
-        typer.Option(help="The session id of an anonymous visitor, as it stands in the log; repeat it."),
+        typer.Option(help="The session id, as in the log, of an anonymous visitor; repeat it."),
     ] = None,
 ) -> None:
     """Take users and anonymous visitors out of every table, and keep later ingests from bringing them back."""

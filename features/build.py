@@ -16,13 +16,15 @@ from features.vocabulary import Vocabulary, learn_vocabulary
 from features.window import data_digest, sessions_until, window_days
 from pipeline.dates import ONE_DAY
 from pipeline.errors import ConfigurationError, ContractError
+from pipeline.forgotten import check_nobody_forgotten
 from pipeline.publish import Store
-from pipeline.tables import Table
+from pipeline.tables import FORGOTTEN, Table
 from pipeline.terminal import log
 
 
 def build_features(site: FeaturesSite, store: Store, night: date) -> dict[str, Any]:
     """Learn the night's vocabulary and write the training sequences; return their counts and digest."""
+    listed = store.version(FORGOTTEN)
     days = window_days(site, store, night - ONE_DAY)
     sessions = sessions_until(site, store, days, night - ONE_DAY)
     vocabulary = learn_vocabulary(sessions, site.window.min_item_count)
@@ -38,6 +40,7 @@ def build_features(site: FeaturesSite, store: Store, night: date) -> dict[str, A
         "last_day": days[-1],
         "data_digest": data_digest(store, days, site.window.min_item_count),
     }
+    check_nobody_forgotten(store, listed)
     store.replace(VOCABULARY, vocabulary.items.with_columns(night=pl.lit(night)), {"night": [night]}, metadata)
     store.replace(SEQUENCES, sequences, {"night": [night]}, metadata)
     log.info("window %s to %s: %d days, %d items", days[0], days[-1], len(days), vocabulary.items.height)

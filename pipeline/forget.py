@@ -98,7 +98,7 @@ def remember(store: Store, visitors: pl.Series, days: list[date]) -> None:
     rows = rows.with_columns(
         pl.col("requested_at").fill_null(datetime.now(UTC)), open_days=pl.lit(days, pl.List(pl.Date))
     )
-    changed = pl.concat([known.join(rows, on="user", how="anti"), rows.cast(dict(FORGOTTEN.columns))])
+    changed = pl.concat([known.join(rows, on="user", how="anti"), rows.select(known.columns)])
     if not changed.sort("user").equals(known.sort("user")):
         store.replace(FORGOTTEN, changed, {}, base=version)
 
@@ -112,8 +112,8 @@ def open_days(store: Store, visitors: pl.Series, events: pl.LazyFrame) -> list[d
     if others := sorted({*in_change} & {*days} - {*mine}):
         raise RetryableError(
             f"the events of {others[0]} are in change: an ingest is running, or an ingest or a forget was interrupted. "
-            "Wait for it or run it again, then this. Who is to be forgotten is on the list: no later ingest takes in rows of "
-            "theirs"
+            "Wait for it or run it again, then this. Who is to be forgotten is on the list: no later ingest takes in "
+            "rows of theirs"
         )
     if days:
         remember(store, visitors, days)
@@ -220,8 +220,8 @@ def check_gone(store: Store, tables: Sequence[Copy], visitors: pl.Series) -> Non
     ]
     if left:
         raise RetryableError(
-            f"a step that was running wrote rows of a forgotten visitor to {', '.join(left)} meanwhile. Run forget again, when no "
-            "step is running"
+            f"a step that was running wrote rows of a forgotten visitor to {', '.join(left)} meanwhile. Run forget "
+            "again, when no step is running"
         )
 
 

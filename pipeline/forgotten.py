@@ -1,11 +1,12 @@
 """The list of visitors who are to be forgotten (users, and anonymous sessions), and what ingest does with their rows.
 
-The list holds a hash of each visitor, never the id. A row of theirs is counted as rejected for the reason `forgotten`, on
-the day it would be booked on otherwise, and nothing of it is kept but its place in the raw file.
+The list holds a hash of each visitor, never the id. A row of theirs is counted as rejected for the reason `forgotten`,
+on the day it would be booked on otherwise, and nothing of it is kept but its place in the raw file.
 """
 
 import polars as pl
 
+from pipeline.errors import RetryableError
 from pipeline.ids import stable_id, visitor
 from pipeline.normalise import text
 from pipeline.privacy import NO_TEXT
@@ -24,6 +25,18 @@ def forgotten_users(store: Store, version: int | None = None) -> pl.Series:
 def hash_of(visitor: pl.Expr) -> pl.Expr:
     """How the list names a visitor; no other id of ours is made this way."""
     return stable_id(pl.lit(REASON), visitor)
+
+
+def check_nobody_forgotten(store: Store, since: int | None) -> None:
+    """Raise RetryableError if the list changed since a version of it: rows that were read from then on may be theirs.
+
+    Steps on other machines than that of `nightjar forget` call this just before they publish what names visitors.
+    """
+    if store.version(FORGOTTEN) != since:
+        raise RetryableError(
+            "somebody was forgotten while this step was at work, and it may have read rows of theirs. Nothing was "
+            "published; run it again"
+        )
 
 
 def without_text(records: pl.DataFrame, users: pl.Series) -> pl.DataFrame:

@@ -110,7 +110,8 @@ def named_visitors(site: PipelineSite, users: Sequence[str], sessions: Sequence[
         )
     if sessions and columns.session_id is None:
         raise ConfigurationError(
-            f"{site.name} has no session ids (source.columns.session_id), so it has no anonymous visitors. Give --user ID"
+            f"{site.name} has no session ids (source.columns.session_id), so it has no anonymous visitors. "
+            "Give --user ID"
         )
     if not (users or sessions) or not all(map(trimmed, [*users, *sessions])):
         raise ConfigurationError(

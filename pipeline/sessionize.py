@@ -16,12 +16,13 @@ import polars as pl
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.days import read_days, stale_sessions, update_days, with_inputs
 from pipeline.errors import RetryableError
+from pipeline.forgotten import check_nobody_forgotten
 from pipeline.ids import content_sums, content_text, stable_id
 from pipeline.publish import StagedFile, Store
 from pipeline.sessions import RUN_OF, CutDay, cut_day
 from pipeline.settings import PipelineSite
 from pipeline.side_by_side import side_by_side
-from pipeline.tables import DAYS, OPEN_SESSIONS, events_table, sessions_table
+from pipeline.tables import DAYS, FORGOTTEN, OPEN_SESSIONS, events_table, sessions_table
 from pipeline.terminal import track
 
 FIRST_REACH = 4  # gaps after midnight, in which nearly all sessions have come to their end
@@ -67,6 +68,7 @@ def was_built(store: Store, day: date) -> bool:
 
 def sessionize_day(site: PipelineSite, store: Store, day: date) -> None:
     """Rebuild the sessions that start on `day`, a bucket at a time, and publish them."""
+    listed = store.version(FORGOTTEN)
     inputs = open_day(site, store, day)
     table = sessions_table(site.source.context)
     events, opened = store.scan(events_table(site.source.context)), store.scan(OPEN_SESSIONS)
@@ -83,6 +85,7 @@ def sessionize_day(site: PipelineSite, store: Store, day: date) -> None:
         staged += made[0]
         staged_open += made[1]
         facts.append(made[2])
+    check_nobody_forgotten(store, listed)
     store.commit(OPEN_SESSIONS, staged_open, {"session_date": [day]})
     store.commit(table, staged, {"session_date": [day]})
     update_days(store, day_facts(day, facts).with_columns(sessions_built_from=pl.lit(inputs)))

@@ -35,6 +35,13 @@ SITE = Table(
     (),
 )
 
+OUTCOME_KEY = Table(
+    "outcome_key",
+    "one row: the secret under which the outcomes in MLflow name visitors",
+    {"key": pl.String},
+    (),
+)
+
 FORGOTTEN = Table(
     "forgotten",
     "one row per visitor who is to be forgotten: a hash, never the id",

@@ -27,6 +27,7 @@ from pipeline.dates import ONE_DAY, day_end
 from pipeline.days import passed_days
 from pipeline.durations import format_duration
 from pipeline.errors import ContractError
+from pipeline.forgotten import check_nobody_forgotten
 from pipeline.publish import StagedFile, Store
 from pipeline.side_by_side import side_by_side
 from pipeline.tables import DAYS, FILES, FORGOTTEN, ITEMS, Table, sessions_table
@@ -76,7 +77,7 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     Raises ContractError for a day that has not passed, or without a single active user.
     """
     check_passed(site, store, day)
-    base = store.version(RECOMMENDATIONS) or 0
+    base, listed = store.version(RECOMMENDATIONS) or 0, store.version(FORGOTTEN)
     if (shown := day_shown(store)) is not None and shown > day:
         log.info("readers see the lists of %s, which stay: those of %s are not published", shown, day)
         return {"published": False, "shown": str(shown)}
@@ -98,6 +99,7 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     except ContractError:
         progress.clear()  # what broke its contract is not gone on with
         raise
+    check_nobody_forgotten(store, listed)
     metadata = {
         **release_facts(site, store, day, served),
         **publish_companions(site, store, day, maker, made),
@@ -107,6 +109,7 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
         "metrics": json.dumps({} if served is None else served.metrics),
     }
     replaced = {"user_bucket": list(range(site.buckets))}
+    check_nobody_forgotten(store, listed)
     table_version = store.commit(RECOMMENDATIONS, staged, replaced, metadata, base=base)
     progress.clear()
     log.info("exported %d users, %d rows", counts["users"], counts["rows"])

@@ -93,9 +93,9 @@ class Recommendations:
         return self.listed_as([self.known_as(user) for user in user_ids if not user.startswith(ANONYMOUS)])
 
     def session(self, session_id: str) -> pl.DataFrame:
-        """The lists of an anonymous visitor, by the session id of the log, best first; a site without user ids has them.
+        """The lists of an anonymous visitor, by the session id of the log, best first.
 
-        On a site with user ids only users have lists.
+        Only a site whose log has no user ids makes such lists.
         """
         return self.listed_as([ANONYMOUS + session_id])
 

@@ -24,10 +24,11 @@ from features.histories import listed_user
 from features.sequences import Sequences, read_in_order
 from features.vocabulary import Vocabulary
 from features.window import window_days
+from pipeline.forgotten import check_nobody_forgotten
 from pipeline.ids import stable_id
 from pipeline.publish import Store
 from pipeline.sessions import trim_sessions
-from pipeline.tables import sessions_table
+from pipeline.tables import FORGOTTEN, sessions_table
 from pipeline.terminal import log
 from serving_export.tables import USER_STATES
 from training.bundle import Bundle
@@ -42,11 +43,13 @@ def update_user_states(site: TrainingSite, store: Store, bundle: Bundle, version
     """Bring the states to the end of `day`; return how many users there are, and how many sessions were read."""
     users = read = 0
     for bucket in range(site.buckets):
+        listed = store.version(FORGOTTEN)
         sessions = read_histories(site, store, bundle, day, bucket)
         base = store.version(USER_STATES) or 0
         kept = store.scan(USER_STATES, base).filter(user_bucket=bucket, model_version=version).collect()
         states, num_read = bring_up_to_date(bundle, sessions, kept)
         rows = states.with_columns(user_bucket=pl.lit(bucket, pl.Int64), model_version=pl.lit(version, pl.Int64))
+        check_nobody_forgotten(store, listed)
         store.replace(USER_STATES, rows, {"user_bucket": [bucket]}, {"data_through": day}, base=base)
         users, read = users + states.height, read + num_read
     log.info("states of %d users: %d sessions were read", users, read)

@@ -14,6 +14,7 @@ from pipeline import ingest as ingest_module
 from pipeline.days import present_content, read_days, stale_sessions, update_days
 from pipeline.errors import ConfigurationError, RetryableError
 from pipeline.forget import forget
+from pipeline.privacy import named_visitors
 from pipeline.publish import Store
 from pipeline.tables import FILES, FORGOTTEN, OPEN_SESSIONS
 from pipeline.upkeep import vacuum
@@ -196,7 +197,7 @@ def test_of_a_hashed_site_the_id_of_the_log_is_given(make_small, monkeypatch):
     deliver(small)
     fill(small)
     hashed = small.events.filter(pl.col("item_id") == "b")["user_id"].item()
-    facts = forget(small.site, small.store, f" {USER} ", COPIES)
+    facts = forget(small.site, small.store, named_visitors(small.site, [f" {USER} "], []), COPIES)
     assert facts["removed"]["events"] == 4
     assert facts["removed"]["rejected"] == 1
     tables = str(small.tables())
@@ -291,7 +292,7 @@ def test_days_that_were_left_open_are_refused_until_the_work_is_finished(told, m
             forget(told.site, told.store, [USER], COPIES)
     with pytest.raises(RetryableError, match="in change"):
         told.sessionize(DAY_1)
-    with pytest.raises(RetryableError, match=r"in change.*The user is on the list"):
+    with pytest.raises(RetryableError, match=r"in change.*on the list"):
         forget(told.site, told.store, ["bo"], COPIES)
     forget(told.site, told.store, [USER], COPIES)
     forget(told.site, told.store, ["bo"], COPIES)
@@ -336,7 +337,7 @@ def test_rows_that_a_running_step_wrote_meanwhile_are_told(told, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(forget_module, "remove_pages", write_late)
-        with pytest.raises(RetryableError, match="wrote rows of the user to sequences"):
+        with pytest.raises(RetryableError, match="wrote rows of a forgotten visitor to sequences"):
             forget(told.site, told.store, [USER], COPIES)
     assert forget(told.site, told.store, [USER], COPIES)["removed"]["sequences"] == 2
     assert USER not in everything(told)
@@ -348,12 +349,12 @@ def test_rows_that_a_running_step_wrote_meanwhile_are_told(told, monkeypatch):
 def test_a_site_without_user_ids_has_no_users(make_small):
     small = make_small(source={"columns": {"session_id": "session", "item_id": "item", "occurred_at": "time"}})
     with pytest.raises(ConfigurationError, match="has no user ids"):
-        forget(small.site, small.store, [USER], [])
+        named_visitors(small.site, [USER], [])
 
 
 def test_an_empty_id_is_refused(told):
     with pytest.raises(ConfigurationError, match="--user ID"):
-        forget(told.site, told.store, " ", COPIES)
+        named_visitors(told.site, [" "], [])
 
 
 def test_a_visit_that_carries_the_id_as_its_session_id_is_somebody_else(make_small):

@@ -71,7 +71,7 @@ def test_outcomes_that_were_saved_are_still_pairs(tmp_path, random_outcomes):
     worse = random_outcomes(200, seed=4)
     better = add(worse, pl.lit(0.02))
     for name, outcomes in (("worse", worse), ("better", better)):
-        outcomes.save(tmp_path / name)
+        outcomes.save(tmp_path / name, b"key")
     found = paired_difference(load_outcomes(tmp_path / "better"), load_outcomes(tmp_path / "worse"), METRIC)
     assert found == pytest.approx((0.02, 0.02, 0.02, 1e-4))
 

@@ -4,6 +4,8 @@ import pytest
 
 from training.outcomes import NUM_RESAMPLES, Outcomes, load_outcomes, merge
 
+KEY = b"k" * 32
+
 METRIC = "all/next_recall_at_20"
 
 
@@ -69,7 +71,7 @@ def test_numbers_are_means_and_bounds_and_figures_of_the_whole(random_outcomes):
 def test_saved_outcomes_name_no_visitor_and_tell_the_same(tmp_path, random_outcomes):
     outcomes = merge([random_outcomes(40, seed=4), list_outcomes({"v0": 0.5, "w": 1.0})])
     outcomes = Outcomes(outcomes.rows, outcomes.metrics, {"all/coverage_at_20": 0.25})
-    outcomes.save(tmp_path / "outcomes.parquet")
+    outcomes.save(tmp_path / "outcomes.parquet", KEY)
     loaded = load_outcomes(tmp_path / "outcomes.parquet")
     assert loaded.means() == outcomes.means()
     assert loaded.metrics == outcomes.metrics
@@ -81,5 +83,5 @@ def test_saved_outcomes_name_no_visitor_and_tell_the_same(tmp_path, random_outco
 def test_a_day_without_targets_has_no_numbers(tmp_path, random_outcomes):
     nothing = random_outcomes(0, seed=1)
     assert nothing.numbers() == {}
-    nothing.save(tmp_path / "outcomes.parquet")
+    nothing.save(tmp_path / "outcomes.parquet", KEY)
     assert load_outcomes(tmp_path / "outcomes.parquet").numbers() == {}
