@@ -57,13 +57,14 @@ def forget(site: PipelineSite, store: Store, names: Sequence[str], copies: Seque
     book_files(store, files, days, bases[FILES.name])
     # Sessions of a store that was marked just now may still name an anonymous visitor without the mark.
     of_session = visitor(pl.col("user_id"), pl.col("visitor").str.strip_prefix(ANONYMOUS))
-    removed["sessions"] = remove_rows(store, sessions, of_session.is_in(visitors.implode()))
-    for table, column in (*copies, (OPEN_SESSIONS, "visitor")):
-        removed[table.name] = remove_rows(store, table, is_one_of(visitors, column))
+    held = [(sessions, of_session.is_in(visitors.implode()))]
+    held += [(table, is_one_of(visitors, column)) for table, column in (*copies, (OPEN_SESSIONS, "visitor"))]
+    for table, rows in held:
+        removed[table.name] = remove_rows(store, table, rows)
     remove_pages(site, days)
     if days:
         update_days(store, day_facts(files, digest_events(store, events, days), days), days_base)
-    check_gone(store, [(events, "visitor"), (sessions, "visitor"), *copies, (OPEN_SESSIONS, "visitor")], visitors)
+    check_gone(store, [(events, is_theirs), *held])
     remember(store, visitors, [])
     return {"removed": removed, "stale_days": days, "gone_after": gone_after(site)}
 
@@ -211,13 +212,9 @@ def report_pages(site: PipelineSite) -> Path:
     return site.home / "reports"
 
 
-def check_gone(store: Store, tables: Sequence[Copy], visitors: pl.Series) -> None:
+def check_gone(store: Store, held: Sequence[tuple[Table, pl.Expr]]) -> None:
     """Raise RetryableError if a step that was at work meanwhile has written rows of the visitors."""
-    left = [
-        table.name
-        for table, column in tables
-        if not store.scan(table).filter(is_one_of(visitors, column)).head(1).collect().is_empty()
-    ]
+    left = [table.name for table, rows in held if not store.scan(table).filter(rows).head(1).collect().is_empty()]
     if left:
         raise RetryableError(
             f"a step that was running wrote rows of a forgotten visitor to {', '.join(left)} meanwhile. Run forget "

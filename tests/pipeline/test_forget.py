@@ -8,15 +8,19 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from features import build as build_module
+from features.build import build_features
+from features.settings import FeaturesSite
 from features.tables import SEQUENCES
 from pipeline import forget as forget_module
 from pipeline import ingest as ingest_module
+from pipeline import sessionize as sessionize_module
 from pipeline.days import present_content, read_days, stale_sessions, update_days
 from pipeline.errors import ConfigurationError, RetryableError
 from pipeline.forget import forget
 from pipeline.privacy import named_visitors
 from pipeline.publish import Store
-from pipeline.tables import FILES, FORGOTTEN, OPEN_SESSIONS
+from pipeline.tables import FILES, FORGOTTEN, OPEN_SESSIONS, REJECTED, events_table, sessions_table
 from pipeline.upkeep import vacuum
 from serving_export.tables import RECOMMENDATIONS
 
@@ -285,6 +289,78 @@ def test_after_a_power_cut_at_any_commit_the_same_command_finishes_the_work(make
     assert num_commits >= 10
 
 
+def test_many_visitors_are_forgotten_in_one_commit_a_table(told):
+    told.deliver("2026-03-02b", f",{USER},x,2026-03-02T10:00:00Z,view", ",s9,y,2026-03-02T11:00:00Z,view")
+    told.ingest(DAY_2)
+    told.sessionize(DAY_2)
+    tables = [events_table([]), REJECTED, SEQUENCES, RECOMMENDATIONS]
+    before = [told.store.version(table) for table in tables]
+    names = named_visitors(told.site, [USER, "bo", "nobody", USER], ["s9"])
+    facts = forget(told.site, told.store, names, COPIES)
+    assert [told.store.version(table) for table in tables] == [version + 1 for version in before]
+    assert sorted(told.events["visitor"]) == [f" session:{USER}", "ann"]
+    assert facts["removed"]["events"] == 7
+    assert facts["removed"]["rejected"] == 2
+    assert facts["removed"]["recommendations"] == 2
+    assert told.store.scan(FORGOTTEN).collect().height == 4
+    check_books(told)
+    told.deliver("2026-03-02c", ",s9,new,2026-03-02T12:00:00Z,view", "bo,,new,2026-03-02T12:00:00Z,view")
+    told.ingest(DAY_2)
+    assert "new" not in told.items()
+
+
+def test_an_anonymous_session_is_forgotten_and_the_user_of_the_same_id_stays(make_small):
+    small = make_small()
+    rows = [f",{USER},x,2026-03-01T10:00:00Z,view", f",{USER},,2026-03-01T10:00:00Z,view", line(USER, "y")]
+    small.deliver("2026-03-01", *rows, line(USER, ""))
+    small.ingest(DAY_1)
+    facts = forget(small.site, small.store, named_visitors(small.site, [], [f" {USER} "]), [])
+    assert (facts["removed"]["events"], facts["removed"]["rejected"]) == (1, 1)
+    assert small.items() == ["y"]
+    assert small.reasons() == ["forgotten", "forgotten", "missing_item"]
+    small.deliver("2026-03-01b", *rows, f",{USER},z,2026-03-01T12:00:00Z,view")
+    small.ingest(DAY_1)
+    assert small.items() == ["y"]
+    check_books(small)
+
+
+def test_what_was_left_open_for_several_is_finished_by_the_one_that_is_given_again(told, monkeypatch):
+    with monkeypatch.context() as patch:
+        cut_after(patch, 4)
+        with pytest.raises(PowerCut):
+            forget(told.site, told.store, [USER, "ann"], COPIES)
+    forget(told.site, told.store, [USER], COPIES)
+    check_books(told)
+    forget(told.site, told.store, ["ann"], COPIES)
+    told.sessionize(DAY_1, DAY_2)
+    check_books(told)
+    assert set(told.events["user_id"]) == {"bo"}
+    assert told.days["events_content"].null_count() == 0
+
+
+@pytest.mark.parametrize("step", ["sessionize", "features"])
+def test_a_step_that_read_before_publishes_nothing_of_the_forgotten(told, monkeypatch, step):
+    """It runs on another machine, so forget does not see its lock."""
+    module, name = {"sessionize": (sessionize_module, "bucket_facts"), "features": (build_module, "data_digest")}[step]
+    called, tables = getattr(module, name), [sessions_table([]), OPEN_SESSIONS, SEQUENCES]
+
+    def forget_meanwhile(*args):
+        monkeypatch.setattr(module, name, called)
+        forget(told.site, told.store, [USER], COPIES)
+        return called(*args)
+
+    monkeypatch.setattr(module, name, forget_meanwhile)
+    with pytest.raises(RetryableError, match="somebody was forgotten while this step was at work"):
+        told.sessionize(DAY_1) if step == "sessionize" else build_features(night_site(told), told.store, DAY_3)
+    left = [str(told.store.scan(table).collect().rows()) for table in tables]
+    assert not any(USER in rows for rows in left)
+
+
+def night_site(small) -> FeaturesSite:
+    values = small.site.model_dump() | {"window": {"length": "2d", "min_days": 1, "min_item_count": 1}}
+    return FeaturesSite.model_validate(values)
+
+
 def test_days_that_were_left_open_are_refused_until_the_work_is_finished(told, monkeypatch):
     with monkeypatch.context() as patch:
         cut_after(patch, 4)  # the list, its open days, `days`, `events`
@@ -350,6 +426,20 @@ def test_a_site_without_user_ids_has_no_users(make_small):
     small = make_small(source={"columns": {"session_id": "session", "item_id": "item", "occurred_at": "time"}})
     with pytest.raises(ConfigurationError, match="has no user ids"):
         named_visitors(small.site, [USER], [])
+
+
+def test_a_site_without_session_ids_has_no_anonymous_visitors(make_small):
+    small = make_small(source={"columns": {"user_id": "user", "item_id": "item", "occurred_at": "time"}})
+    with pytest.raises(ConfigurationError, match="has no session ids"):
+        named_visitors(small.site, [], ["s1"])
+
+
+def test_an_id_is_trimmed_as_ingest_trims_it(make_small):
+    small = make_small()
+    small.deliver("2026-03-01", line("\x1fann", "hers"), line("ann", "his"))
+    small.ingest(DAY_1)
+    forget(small.site, small.store, named_visitors(small.site, ["\x1fann"], []), [])
+    assert small.items() == ["his"]
 
 
 def test_an_empty_id_is_refused(told):
