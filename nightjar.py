@@ -91,6 +91,10 @@ SiteOption = Annotated[Path, typer.Option("--site", help="The site file, like co
 DateOption = Annotated[str, typer.Option("--date", help="A day of the site's zone, YYYY-MM-DD.")]
 FromOption = Annotated[str, typer.Option("--from", help="First day of a range; with --to instead of --date.")]
 ToVersionOption = Annotated[int | None, typer.Option("--to", help="A version; else the one before.")]
+UserOption = Annotated[str, typer.Option(help="A user id as in the log.")]
+SessionOption = Annotated[
+    str, typer.Option(help="The session id, as in the log, of an anonymous visitor; where the log has no user ids.")
+]
 ToOption = Annotated[str, typer.Option("--to", help="Last day of the range, included.")]
 
 
@@ -636,34 +640,37 @@ def serve(
 @app.command()
 def read(
     site: SiteOption,
-    user: Annotated[str, typer.Option(help="A user id as in the log.")],
+    user: UserOption = "",
+    session: SessionOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line instead of a table.")] = False,
 ) -> None:
-    """Read a user's exported lists."""
+    """Read the exported lists of a user, or of an anonymous visitor."""
     from pipeline.catalogue import latest_items
-    from pipeline.privacy import user_id_secret
+    from pipeline.privacy import named_visitor, user_id_secret
     from pipeline.publish import open_store
     from serving_export.reader import Recommendations
     from serving_export.recommend import with_titles
 
     the_site = read_site(site)
+    named_visitor(the_site, user, session)
     store = open_store(the_site, must_exist=True)
     try:
         secret = (user_id_secret(the_site) or b"").decode()
         lists = Recommendations(store.root, when_stale="ignore", secret=secret)
-        facts, rows = lists.facts, lists.user(user)
+        facts, rows = lists.facts, lists.session(session) if session else lists.user(user)
     except LookupError as error:
         raise ConfigurationError(str(error)) from error
     items = with_titles(
         rows.select("channel", "rank", "item_id", "score", "source", "because").to_dicts(),
         latest_items(store, date.max),
     )
+    asked = {"session_id": session} if session else {"user_id": user}
     if as_json:
-        write_json({"step": "read", "site": the_site.name, "user_id": user, **facts, "items": items})
+        write_json({"step": "read", "site": the_site.name, **asked, **facts, "items": items})
         return
     if not items:
         within = format_duration(the_site.export.active_within)
-        write_text(f"{user!r} has no list: no event within {within}; show `popular_items`")
+        write_text(f"{(session or user)!r} has no list: no event within {within}; show `popular_items`")
         return
     expired = " (expired)" if facts["is_expired"] else ""
     write_text(
@@ -730,18 +737,21 @@ def history(
 @app.command()
 def lineage(
     site: SiteOption,
-    user: Annotated[str, typer.Option(help="A user id as in the log.")],
+    user: UserOption = "",
+    session: SessionOption = "",
     channel: Annotated[str, typer.Option(help="This channel only.")] = "",
     version: Annotated[int | None, typer.Option(help="A version that `history` lists; else the newest.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line instead of a table.")] = False,
 ) -> None:
-    """Trace a user's lists back to release, model, runs, days and their verdicts, raw files, code and site file."""
+    """Trace a visitor's lists back to release, model, runs, days and their verdicts, raw files, code and site file."""
+    from pipeline.privacy import named_visitor
     from pipeline.publish import open_store
     from serving_export.lineage import lineage
     from serving_export.lineage_text import as_text
 
     the_site = read_site(site)
-    told = lineage(the_site, open_store(the_site, must_exist=True), user, channel or None, version)
+    visitor = named_visitor(the_site, user, session)
+    told = lineage(the_site, open_store(the_site, must_exist=True), visitor, channel or None, version)
     write_json({"step": "lineage", **told}) if as_json else write_text(as_text(told))
 
 
@@ -877,27 +887,45 @@ def vacuum(
 
 @app.command()
 def forget(
-    site: SiteOption, user: Annotated[str, typer.Option(help="The id of a user, as it stands in the log.")]
+    site: SiteOption,
+    user: Annotated[list[str] | None, typer.Option(help="The id of a user, as in the log; repeat it.")] = None,
+    users: Annotated[Path | None, typer.Option(help="A file of user ids, one a line.")] = None,
+    session: Annotated[
+        list[str] | None,
+        typer.Option(help="The session id, as in the log, of an anonymous visitor; repeat it."),
+    ] = None,
 ) -> None:
-    """Take a user out of every table, and keep later ingests from bringing them back."""
+    """Take users and anonymous visitors out of every table, and keep later ingests from bringing them back."""
     from features.tables import SEQUENCES
     from pipeline.forget import forget
+    from pipeline.privacy import named_visitors
     from pipeline.publish import open_store
     from serving_export.tables import RECOMMENDATIONS, SESSION_INTENTS, TRIGGERS, USER_STATES
 
     the_site = read_site(site)
     refuse_while_running(the_site)
+    listed = read_ids(users) if users else []
+    visitors = named_visitors(the_site, [*(user or []), *listed], session or [])
     store = open_store(the_site, must_exist=True)
     of_lists = [(RECOMMENDATIONS, "user_id"), (TRIGGERS, "user_id"), (SESSION_INTENTS, "user_id")]
-    facts = forget(the_site, store, user, [(SEQUENCES, "visitor"), *of_lists, (USER_STATES, "visitor")])
+    facts = forget(the_site, store, visitors, [(SEQUENCES, "visitor"), *of_lists, (USER_STATES, "visitor")])
     if not any(facts["removed"].values()):
-        log.warning("no table holds rows of that user now; the id must be the one of the log, letter by letter")
+        log.warning("no table holds rows of them now; an id must be the one of the log, letter by letter")
     log.info(
-        "raw logs, backups and models that were trained before are out of reach; earlier versions of the tables are "
-        "gone after the first `nightjar vacuum` on or after %s",
+        "raw logs, backups, sent copies, MLflow's artifacts and models that were trained before are out of reach "
+        "(docs/runbook.md); earlier versions of the tables are gone after the first `nightjar vacuum` on or after %s",
         facts["gone_after"],
     )
-    write_json({"step": "forget", "site": the_site.name, **facts})
+    write_json({"step": "forget", "site": the_site.name, "visitors": len(visitors), **facts})
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids of a file, one a line; blank lines are none."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"cannot read {path}: {error}. Give a text file in UTF-8 with an id a line") from error
+    return [line for line in lines if line.strip()]
 
 
 def store_tables(site: Site) -> "list[Table]":

@@ -47,6 +47,7 @@ TEST_DAYS = {"entree_chicago": 31}
 """Days that are tested on, where one holds too few sessions; models learn up to the first of them."""
 BANDS = ("0", "1", "2", "3_or_more")
 METRIC = "next_mrr_at_20"
+KEY = b"histories"  # no secret: what it names visitors for stays on this machine
 SHUFFLED = "hrnn init, shuffled users"
 Model = tuple[str, dict[str, Any]]
 """A recipe, and what is changed of it."""
@@ -116,9 +117,9 @@ def measure(day: Day, label: str, model: Model, seed: int, folder: Path) -> Meas
     if not facts.exists():
         found, told = train_and_test(day, model, seed, is_shuffled=label == SHUFFLED)
         sys.stderr.write(f"{label}, seed {seed}: {found.means()[f'all/{METRIC}']:.4f}, {told['core_seconds']:.0f} s\n")
-        found.save(outcomes)
+        found.save(outcomes, KEY)
         facts.write_text(json.dumps(told))
-    return load_outcomes(outcomes), json.loads(facts.read_text())
+    return load_outcomes(outcomes, KEY), json.loads(facts.read_text())
 
 
 def train_and_test(day: Day, model: Model, seed: int, is_shuffled: bool) -> Measured:

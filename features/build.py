@@ -15,6 +15,7 @@ from features.vocabulary import Vocabulary, learn_vocabulary
 from features.window import data_digest, sessions_until, window_days
 from pipeline.dates import ONE_DAY
 from pipeline.errors import ConfigurationError, ContractError
+from pipeline.forgotten import check_nobody_forgotten
 from pipeline.publish import Store
 from pipeline.tables import Table
 from pipeline.terminal import log
@@ -38,6 +39,7 @@ def build_features(site: FeaturesSite, store: Store, night: date) -> dict[str, A
         "last_day": days[-1],
         "data_digest": data_digest(store, days, site.window.min_item_count),
     }
+    check_nobody_forgotten(store)
     store.replace(VOCABULARY, vocabulary.items.with_columns(night=pl.lit(night)), {"night": [night]}, metadata)
     store.replace(SEQUENCES, sequences, {"night": [night]}, metadata)
     log.info("window %s to %s: %d days, %d items", days[0], days[-1], len(days), vocabulary.items.height)

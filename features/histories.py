@@ -10,6 +10,7 @@ from features.settings import FeaturesSite
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.days import passed_days
 from pipeline.durations import Duration
+from pipeline.privacy import anonymous, known_as
 from pipeline.publish import Store
 from pipeline.tables import events_table, sessions_table
 
@@ -31,6 +32,11 @@ def active_events(site: FeaturesSite, store: Store, last: date, within: Duration
 def listed_user(site: FeaturesSite) -> pl.Expr:
     """Whom a list is for: the user; on a site without user ids, the visitor."""
     return pl.col("visitor" if site.source.columns.user_id is None else "user_id")
+
+
+def listed_id(site: FeaturesSite, given: str) -> str:
+    """How tables name whom an id of the log stands for: the user; on a site without user ids, the session's visitor."""
+    return anonymous(given) if site.source.columns.user_id is None else known_as(site, given)
 
 
 def first_day(site: FeaturesSite, last: date, within: Duration) -> date:

@@ -9,9 +9,10 @@ import polars as pl
 
 from pipeline.dates import ONE_DAY
 from pipeline.errors import OvertakenError
+from pipeline.ids import content_digest
 from pipeline.publish import Store
 from pipeline.settings import Sessions
-from pipeline.tables import DAYS
+from pipeline.tables import DAYS, Table
 
 
 def read_days(store: Store) -> pl.DataFrame:
@@ -37,6 +38,19 @@ def update_days(store: Store, changes: pl.DataFrame, base: int | None = None) ->
         if base is not None:
             raise
         return update_days(store, changes)  # a neighbour set other columns: keep those as they are now
+
+
+def digest_events(store: Store, events: Table, days: list[date]) -> pl.DataFrame:
+    """What the events of each day are: event_date, events_content; a day at a time, which bounds memory."""
+    found = [
+        store.scan(events)
+        .filter(pl.col("event_date") == day)
+        .group_by("event_date")
+        .agg(events_content=content_digest(pl.col("event_id")))
+        .collect()
+        for day in days
+    ]
+    return pl.concat([pl.DataFrame(schema={"event_date": pl.Date, "events_content": pl.String}), *found])
 
 
 def with_inputs(days: pl.DataFrame, rules: Sessions) -> pl.DataFrame:

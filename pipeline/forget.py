@@ -1,4 +1,4 @@
-"""Forget a user: take their rows out of every table, and let no later ingest bring them back.
+"""Forget users and anonymous visitors: take their rows out of every table, let no later ingest bring them back.
 
 Reads   `events`, `rejected`, `files`, `sessions`, and what else holds rows of users
 Writes  the same without them, `forgotten`, `days`
@@ -20,13 +20,14 @@ from typing import Any
 import polars as pl
 
 from pipeline.dates import ONE_DAY
-from pipeline.days import read_days, update_days
-from pipeline.errors import ConfigurationError, RetryableError
-from pipeline.forgotten import REASON, blank, hash_of
-from pipeline.ids import content_digest, user_bucket
+from pipeline.days import digest_events, read_days, update_days
+from pipeline.errors import RetryableError
+from pipeline.forgotten import REASON, blank, forgotten_users, hash_of
+from pipeline.grown_days import told_visitor
+from pipeline.ids import ANONYMOUS, user_bucket, visitor
 from pipeline.ingest import day_facts
 from pipeline.json_lines import in_fields
-from pipeline.privacy import known_as
+from pipeline.mark_anonymous import mark_anonymous
 from pipeline.publish import Partition, StagedFile, Store
 from pipeline.settings import PipelineSite
 from pipeline.tables import DAYS, FILES, FORGOTTEN, OPEN_SESSIONS, REJECTED, Table, events_table, sessions_table
@@ -35,86 +36,88 @@ Copy = tuple[Table, str]
 """A further table that holds rows of users, and the column that names whose they are."""
 
 
-def forget(site: PipelineSite, store: Store, user: str, copies: Sequence[Copy]) -> dict[str, Any]:
-    """Forget a user, named as in the log; return how many rows were removed by table, and the days that are stale.
+def forget(site: PipelineSite, store: Store, names: Sequence[str], copies: Sequence[Copy]) -> dict[str, Any]:
+    """Forget visitors, as the tables name them; return how many rows were removed by table, and the stale days.
 
-    Raises ConfigurationError for a site without user ids, RetryableError if a step is at work on the user's days.
+    Each table is changed once, for all of them. Raises RetryableError if a step is at work on their days.
     """
-    user_id = check_user(site, user)
-    suppress(store, user_id)
+    visitors = pl.Series(names, dtype=pl.String)
+    mark_anonymous(site, store)
+    suppress(store, visitors)
     events, sessions = events_table(site.source.context), sessions_table(site.source.context)
     bases = {table.name: store.version(table) or 0 for table in (events, REJECTED, FILES, DAYS)}
-    is_theirs = (pl.col("user_bucket") == bucket_of(site, user_id)) & (pl.col("user_id") == user_id)
-    days = open_days(store, user_id, store.scan(events, bases[events.name]).filter(is_theirs))
+    in_bucket = pl.col("user_bucket").is_in(buckets_of(site, visitors))
+    is_theirs = in_bucket & is_one_of(visitors, "visitor")
+    days = open_days(store, visitors, store.scan(events, bases[events.name]).filter(is_theirs))
     in_change = pl.DataFrame({"event_date": days}, schema={"event_date": pl.Date})
     days_base = update_days(store, in_change.with_columns(events_content=pl.lit(None, pl.String)), bases[DAYS.name])
     removed = {"events": remove_rows(store, events, is_theirs, bases[events.name])}
     files = recount(store, events, store.scan(FILES, bases[FILES.name]).collect(), days)
-    removed["rejected"] = blank_rejected_rows(site, store, user_id, files, days, bases[REJECTED.name])
+    removed["rejected"] = blank_rejected_rows(site, store, visitors, files, days, bases[REJECTED.name])
     book_files(store, files, days, bases[FILES.name])
-    removed["sessions"] = remove_rows(store, sessions, is_theirs)
-    for table, column in (*copies, (OPEN_SESSIONS, "visitor")):
-        removed[table.name] = remove_rows(store, table, pl.col(column) == user_id)
+    # Sessions of a store that was marked just now may still name an anonymous visitor without the mark.
+    of_session = visitor(pl.col("user_id"), pl.col("visitor").str.strip_prefix(ANONYMOUS))
+    held = [(sessions, of_session.is_in(visitors.implode()))]
+    held += [(table, is_one_of(visitors, column)) for table, column in (*copies, (OPEN_SESSIONS, "visitor"))]
+    for table, rows in held:
+        removed[table.name] = remove_rows(store, table, rows)
     remove_pages(site, days)
     if days:
-        update_days(store, day_facts(files, digests(store, events, days), days), days_base)
-    check_gone(store, [(events, "user_id"), (sessions, "user_id"), *copies], user_id)
-    remember(store, user_id, [])
+        update_days(store, day_facts(files, digest_events(store, events, days), days), days_base)
+    check_gone(store, [(events, is_theirs), *held])
+    remember(store, visitors, [])
     return {"removed": removed, "stale_days": days, "gone_after": gone_after(site)}
 
 
-def check_user(site: PipelineSite, user: str) -> str:
-    """The user as the tables know them."""
-    if site.source.columns.user_id is None:
-        raise ConfigurationError(
-            f"{site.name} has no user ids (source.columns.user_id), so there is no user to forget; its visitors are "
-            "known by their session ids only"
-        )
-    if not user.strip():
-        raise ConfigurationError("give the id of a user, as it stands in the log: --user ID")
-    return known_as(site, user)
+def is_one_of(visitors: pl.Series, column: str) -> pl.Expr:
+    """Whether a column names one of some visitors."""
+    return pl.col(column).is_in(visitors.implode()).fill_null(False)
 
 
-def bucket_of(site: PipelineSite, user_id: str) -> int:
-    """The part of the store that a user's rows lie in."""
-    return int(pl.select(user_bucket(pl.lit(user_id), site.buckets)).item())
+def buckets_of(site: PipelineSite, visitors: pl.Series) -> list[int]:
+    """The parts of the store that the rows of some visitors lie in."""
+    return pl.select(user_bucket(pl.lit(visitors), site.buckets).unique()).to_series().sort().to_list()
 
 
-def suppress(store: Store, user_id: str) -> None:
-    """Put a user on the list that ingest goes by, unless they are on it."""
-    if store.scan(FORGOTTEN).filter(pl.col("user") == named(user_id)).collect().is_empty():
-        remember(store, user_id, [])
+def hashes(visitors: pl.Series) -> pl.Series:
+    """How the list names visitors."""
+    return pl.select(hash_of(pl.lit(visitors)).alias("user")).to_series()
 
 
-def named(user_id: str) -> str:
-    """How the list names a user."""
-    return str(pl.select(hash_of(pl.lit(user_id))).item())
+def suppress(store: Store, visitors: pl.Series) -> None:
+    """Put those on the list that ingest goes by who are not yet there."""
+    known = forgotten_users(store)
+    if new := [each for each, name in zip(visitors, hashes(visitors), strict=True) if name not in set(known)]:
+        remember(store, pl.Series(new, dtype=pl.String), [])
 
 
-def remember(store: Store, user_id: str, days: list[date]) -> None:
-    """Note in the list which days are being changed for a user, so that a later try finds them."""
+def remember(store: Store, visitors: pl.Series, days: list[date]) -> None:
+    """Note in the list which days are being changed for some visitors, so that a later try finds them."""
     version = store.version(FORGOTTEN) or 0
     known = store.scan(FORGOTTEN, version).collect()
-    is_theirs = pl.col("user") == named(user_id)
-    earlier = known.filter(is_theirs)["requested_at"].to_list()
-    row = {"user": named(user_id), "requested_at": earlier[0] if earlier else datetime.now(UTC), "open_days": days}
-    rows = pl.concat([known.filter(~is_theirs), pl.DataFrame([row], schema=dict(FORGOTTEN.columns))])
-    store.replace(FORGOTTEN, rows, {}, base=version)
+    rows = pl.DataFrame({"user": hashes(visitors)}).join(known.select("user", "requested_at"), on="user", how="left")
+    rows = rows.with_columns(
+        pl.col("requested_at").fill_null(datetime.now(UTC)), open_days=pl.lit(days, pl.List(pl.Date))
+    )
+    changed = pl.concat([known.join(rows, on="user", how="anti"), rows.select(known.columns)])
+    if not changed.sort("user").equals(known.sort("user")):
+        store.replace(FORGOTTEN, changed, {}, base=version)
 
 
-def open_days(store: Store, user_id: str, events: pl.LazyFrame) -> list[date]:
-    """The event days that must change for a user: those with events of theirs, and those an earlier try left open."""
-    left = store.scan(FORGOTTEN).filter(pl.col("user") == named(user_id)).select(pl.col("open_days").explode())
-    mine = left.drop_nulls().collect().to_series().to_list()
+def open_days(store: Store, visitors: pl.Series, events: pl.LazyFrame) -> list[date]:
+    """The event days that must change for visitors: those with events of theirs, and those an earlier try left open."""
+    listed = store.scan(FORGOTTEN).filter(pl.col("user").is_in(hashes(visitors).implode()))
+    mine = listed.select(pl.col("open_days").explode().unique().sort()).drop_nulls().collect().to_series().to_list()
     days = sorted({*mine, *events.select(pl.col("event_date").unique()).collect().to_series()})
     in_change = read_days(store).filter(pl.col("events_content").is_null())["event_date"].to_list()
     if others := sorted({*in_change} & {*days} - {*mine}):
         raise RetryableError(
             f"the events of {others[0]} are in change: an ingest is running, or an ingest or a forget was interrupted. "
-            "Wait for it or run it again, then this. The user is on the list: no later ingest takes in rows of theirs"
+            "Wait for it or run it again, then this. Who is to be forgotten is on the list: no later ingest takes in "
+            "rows of theirs"
         )
-    if days != mine:
-        remember(store, user_id, days)
+    if days:
+        remember(store, visitors, days)
     return days
 
 
@@ -148,14 +151,16 @@ def recount(store: Store, events: Table, files: pl.DataFrame, days: list[date]) 
 
 
 def blank_rejected_rows(
-    site: PipelineSite, store: Store, user_id: str, files: pl.DataFrame, days: list[date], version: int
+    site: PipelineSite, store: Store, visitors: pl.Series, files: pl.DataFrame, days: list[date], version: int
 ) -> int:
-    """Blank a user's rejected rows, and book their former events there; return how many rejected rows were theirs.
+    """Blank the visitors' rejected rows, and book their former events there; return how many rejected rows were theirs.
 
-    The text of unparsable rows goes as well, whoever's it is: it may name the user, and no later ingest keeps any.
+    The text of unparsable rows goes as well, whoever's it is: it may name them, and no later ingest keeps any.
     """
     rejected = store.scan(REJECTED, version)
-    is_theirs = is_row_of(site, user_id)
+    user_ids = site.source.columns.user_id
+    told = [told_visitor(site), *(in_fields(user_ids) if user_ids else ())]
+    is_theirs = pl.any_horizontal(each.is_in(visitors.implode()) for each in told).fill_null(False)
     is_text = (pl.col("reason") == "unparsable_row") & pl.col("fields").is_not_null()
     found = rejected.filter(is_theirs | is_text).group_by("event_date").agg(theirs=is_theirs.sum()).collect()
     changed = sorted({*days, *found["event_date"]})
@@ -168,12 +173,6 @@ def blank_rejected_rows(
     if changed:
         store.commit(REJECTED, staged, {"event_date": changed}, base=version)
     return int(found["theirs"].sum())
-
-
-def is_row_of(site: PipelineSite, user_id: str) -> pl.Expr:
-    """Whether a rejected row is one of a user: its fields are those of the log, as names or as a path."""
-    told = in_fields(str(site.source.columns.user_id))
-    return pl.any_horizontal(*(value == user_id for value in told)).fill_null(False)
 
 
 def missing_rows(files: pl.DataFrame, rejected: pl.DataFrame) -> pl.DataFrame:
@@ -195,19 +194,6 @@ def book_files(store: Store, files: pl.DataFrame, days: list[date], version: int
         store.commit(FILES, staged, {"delivery_date": deliveries}, base=version, also_claim=rebuilt)
 
 
-def digests(store: Store, events: Table, days: list[date]) -> pl.DataFrame:
-    """What the events of each day are: event_date, events_content; a day at a time, which bounds memory."""
-    found = [
-        store.scan(events)
-        .filter(pl.col("event_date") == day)
-        .group_by("event_date")
-        .agg(events_content=content_digest(pl.col("event_id")))
-        .collect()
-        for day in days
-    ]
-    return pl.concat([pl.DataFrame(schema={"event_date": pl.Date, "events_content": pl.String}), *found])
-
-
 def remove_pages(site: PipelineSite, days: list[date]) -> None:
     """Remove the reports about what the days were: they may show rows. The next validate writes them anew.
 
@@ -226,17 +212,13 @@ def report_pages(site: PipelineSite) -> Path:
     return site.home / "reports"
 
 
-def check_gone(store: Store, tables: Sequence[Copy], user_id: str) -> None:
-    """Raise RetryableError if a step that was at work meanwhile has written rows of the user."""
-    left = [
-        table.name
-        for table, column in tables
-        if not store.scan(table).filter(pl.col(column) == user_id).head(1).collect().is_empty()
-    ]
+def check_gone(store: Store, held: Sequence[tuple[Table, pl.Expr]]) -> None:
+    """Raise RetryableError if a step that was at work meanwhile has written rows of the visitors."""
+    left = [table.name for table, rows in held if not store.scan(table).filter(rows).head(1).collect().is_empty()]
     if left:
         raise RetryableError(
-            f"a step that was running wrote rows of the user to {', '.join(left)} meanwhile. Run forget again, when no "
-            "step is running"
+            f"a step that was running wrote rows of a forgotten visitor to {', '.join(left)} meanwhile. Run forget "
+            "again, when no step is running"
         )
 
 

@@ -1,15 +1,16 @@
-"""The list of users who are to be forgotten, and what ingest does with their rows.
+"""The list of visitors who are to be forgotten (users, and anonymous sessions), and what ingest does with their rows.
 
-The list holds a hash of each id, never the id. A row of theirs is counted as rejected for the reason `forgotten`, on
-the day it would be booked on otherwise, and nothing of it is kept but its place in the raw file.
+The list holds a hash of each visitor, never the id. A row of theirs is counted as rejected for the reason `forgotten`,
+on the day it would be booked on otherwise, and nothing of it is kept but its place in the raw file.
 """
 
 import polars as pl
 
-from pipeline.ids import stable_id
+from pipeline.errors import RetryableError
+from pipeline.ids import stable_id, visitor
+from pipeline.normalise import text
 from pipeline.privacy import NO_TEXT
 from pipeline.publish import Store
-from pipeline.raw_columns import raw_name
 from pipeline.settings import PipelineSite
 from pipeline.tables import FORGOTTEN
 
@@ -21,9 +22,21 @@ def forgotten_users(store: Store, version: int | None = None) -> pl.Series:
     return store.scan(FORGOTTEN, version).select("user").collect().to_series()
 
 
-def hash_of(user_id: pl.Expr) -> pl.Expr:
-    """How the list names a user; no other id of ours is made this way."""
-    return stable_id(pl.lit(REASON), user_id)
+def hash_of(visitor: pl.Expr) -> pl.Expr:
+    """How the list names a visitor; no other id of ours is made this way."""
+    return stable_id(pl.lit(REASON), visitor)
+
+
+def check_nobody_forgotten(pinned: Store) -> None:
+    """Raise RetryableError if the list changed since the store was pinned: rows that were read may be theirs.
+
+    Steps on other machines than that of `nightjar forget` call this just before they publish what names visitors.
+    """
+    if pinned.newest_version(FORGOTTEN) != pinned.version(FORGOTTEN):
+        raise RetryableError(
+            "somebody was forgotten while this step was at work, and it may have read rows of theirs. Nothing was "
+            "published; run it again"
+        )
 
 
 def without_text(records: pl.DataFrame, users: pl.Series) -> pl.DataFrame:
@@ -37,11 +50,11 @@ def without_text(records: pl.DataFrame, users: pl.Series) -> pl.DataFrame:
 def blank_rejected(rejected: pl.DataFrame, records: pl.DataFrame, users: pl.Series, site: PipelineSite) -> pl.DataFrame:
     """Rows that normalise rejected, with nothing in those of forgotten users and in those whose text is not kept."""
     kept = rejected.with_columns(fields=pl.when(pl.col("fields") != NO_TEXT).then("fields"))
-    user_id = site.source.columns.user_id
-    if users.is_empty() or user_id is None:
+    if users.is_empty():
         return kept
-    trimmed = pl.col(raw_name(user_id)).cast(pl.String).str.strip_chars()
-    theirs = records.filter(hash_of(trimmed).is_in(users.implode())).select("source_file", "record")
+    columns = site.source.columns
+    named = visitor(text(columns.user_id), text(columns.session_id))
+    theirs = records.filter(hash_of(named).is_in(users.implode())).select("source_file", "record")
     marked = kept.join(theirs.with_columns(is_theirs=True), on=["source_file", "record"], how="left")
     return blank(marked, pl.col("is_theirs").fill_null(False)).drop("is_theirs")
 
@@ -52,7 +65,7 @@ def part_forgotten(
     """Move the rows of forgotten users from the accepted to the refused ones, and blank them there."""
     if users.is_empty():
         return accepted, refused
-    is_theirs = hash_of(pl.col("user_id")).is_in(users.implode()) & pl.col("user_id").is_not_null()
+    is_theirs = hash_of(pl.col("visitor")).is_in(users.implode())
     moved = pl.concat([refused, accepted.filter(is_theirs)], how="diagonal_relaxed")
     return accepted.filter(~is_theirs), blank(moved, is_theirs)
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from pipeline.bots import VISITOR_DAY, find_bots
 from pipeline.days import read_days
+from pipeline.ids import visitor
 from pipeline.json_lines import in_fields
 from pipeline.normalise import event_id
 from pipeline.publish import Store
@@ -72,8 +73,14 @@ def days_of_bots(site: PipelineSite, store: Store, aside: Path, days: list[date]
 def told_visitor(site: PipelineSite) -> pl.Expr:
     """Whose a rejected row is, by its fields: those of the log, as names or as paths."""
     columns = site.source.columns
-    told = [value for column in (columns.user_id, columns.session_id) if column for value in in_fields(column)]
-    return pl.coalesce(*(pl.when(value != "").then(value) for value in told))
+    return visitor(told_id(columns.user_id), told_id(columns.session_id))
+
+
+def told_id(column: str | None) -> pl.Expr:
+    """The id in a column of the log, by the fields of a rejected row; null where it has none."""
+    if column is None:
+        return pl.lit(None, pl.String)
+    return pl.coalesce(*(pl.when(value != "").then(value) for value in in_fields(column)))
 
 
 def days_with_rows_of(rows: pl.LazyFrame, days: list[date], paths: list[str]) -> list[date]:

@@ -11,12 +11,24 @@ import polars_hash as plh
 
 BLOCK_BYTES = 64  # of sha256
 SEPARATOR, MISSING = "\x1f", "\x00"
+ANONYMOUS = " session:"
+"""Begins the visitor of an anonymous session. Ids are trimmed, so no user id begins with a space."""
 
 
 def stable_id(*fields: pl.Expr) -> pl.Expr:
     """128 bits of sha256 over the fields, as 32 hex digits."""
     joined = pl.concat_str([field.cast(pl.String).fill_null(MISSING) for field in fields], separator=SEPARATOR)
     return sha256(joined).str.slice(0, 32)
+
+
+def visitor(user_id: pl.Expr, session_id: pl.Expr) -> pl.Expr:
+    """Whose an event is, of trimmed ids: the user, else the anonymous visitor of the given session; null of neither."""
+    return pl.coalesce(user_id, pl.lit(ANONYMOUS) + session_id)
+
+
+def trimmed(given: str) -> str:
+    """An id as ingest trims it: of what polars takes for whitespace, which is not all that Python does."""
+    return str(pl.select(pl.lit(given).str.strip_chars()).item())
 
 
 def user_bucket(visitor: pl.Expr, buckets: int) -> pl.Expr:

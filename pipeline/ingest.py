@@ -33,6 +33,7 @@ from pipeline.errors import ConfigurationError, ContractError, RetryableError
 from pipeline.forgotten import blank_rejected, forgotten_users, part_forgotten, without_text
 from pipeline.grown_days import days_with_rows_of, grown_days
 from pipeline.ids import content_parts, content_sums, content_text
+from pipeline.mark_anonymous import mark_anonymous
 from pipeline.normalise import event_id, normalise, raw_row
 from pipeline.privacy import hash_user_ids
 from pipeline.publish import StagedFile, Store
@@ -53,6 +54,7 @@ COUNTS = ("rows_read", "events", "duplicates", "rejected")
 def ingest(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
     """Take in what was delivered for `day`; return the counts of that delivery."""
     present = find_files(site, day)
+    mark_anonymous(site, store)
     pinned = store.pinned()
     bases = versions(site, pinned)
     known = pinned.scan(FILES).collect()
@@ -319,7 +321,7 @@ def judge(
         return unique, REJECTED.empty().drop("ingested_run"), duplicates
     bots = unique.join(found, on=VISITOR_DAY)
     refused = bots.select(
-        "event_date", "user_id", "source_file", "record", "detail", reason=pl.lit("bot"), fields=raw_row(bots)
+        "event_date", "visitor", "source_file", "record", "detail", reason=pl.lit("bot"), fields=raw_row(bots)
     )
     return unique.join(found, on=VISITOR_DAY, how="anti"), refused, duplicates
 

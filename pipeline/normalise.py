@@ -13,7 +13,7 @@ import polars as pl
 
 from pipeline.bots import TOLD_AGENT
 from pipeline.dates import day_end
-from pipeline.ids import stable_id, user_bucket
+from pipeline.ids import stable_id, user_bucket, visitor
 from pipeline.raw_columns import RAW, raw_name
 from pipeline.settings import Exclusion, PipelineSite, Source
 
@@ -48,7 +48,7 @@ def normalise(
         **{name: text(name) for name in source.context},
         **({TOLD_AGENT: text(agent.column)} if agent else {}),
     ).with_columns(
-        visitor=pl.coalesce("user_id", "given_session_id"),
+        visitor=visitor(pl.col("user_id"), pl.col("given_session_id")),
         event_date=pl.col("occurred_at").dt.convert_time_zone(site.time_zone).dt.date(),
     )
     # Who is a bot shows later; until then candidates keep their raw row, of which `rejected` tells.

@@ -6,11 +6,12 @@ from the environment and is written nowhere; the store keeps an HMAC of a consta
 
 import hmac
 import os
+from collections.abc import Sequence
 
 import polars as pl
 
 from pipeline.errors import ConfigurationError
-from pipeline.ids import hmac_sha256
+from pipeline.ids import ANONYMOUS, hmac_sha256, trimmed
 from pipeline.raw_columns import RAW, raw_name
 from pipeline.settings import PipelineSite
 
@@ -87,5 +88,40 @@ def hash_user_ids(records: pl.DataFrame, site: PipelineSite) -> pl.DataFrame:
 def known_as(site: PipelineSite, user_id: str) -> str:
     """A user id of the log as the tables of the site know it."""
     secret = user_id_secret(site)
-    trimmed = user_id.strip()
-    return trimmed if secret is None else hmac.digest(secret, trimmed.encode(), "sha256").hex()
+    known = trimmed(user_id)
+    return known if secret is None else hmac.digest(secret, known.encode(), "sha256").hex()
+
+
+def anonymous(session_id: str) -> str:
+    """The anonymous visitor of a session id of the log, as the tables know it."""
+    return ANONYMOUS + trimmed(session_id)
+
+
+def named_visitors(site: PipelineSite, users: Sequence[str], sessions: Sequence[str]) -> list[str]:
+    """Users and anonymous sessions, by their ids in the log, as the tables know them; each once.
+
+    Raises ConfigurationError where the site has no such ids, or an empty one or none is given.
+    """
+    columns = site.source.columns
+    if users and columns.user_id is None:
+        raise ConfigurationError(
+            f"{site.name} has no user ids (source.columns.user_id): its visitors are known by their session ids only. "
+            "Give --session ID"
+        )
+    if sessions and columns.session_id is None:
+        raise ConfigurationError(
+            f"{site.name} has no session ids (source.columns.session_id), so it has no anonymous visitors. "
+            "Give --user ID"
+        )
+    if not (users or sessions) or not all(map(trimmed, [*users, *sessions])):
+        raise ConfigurationError(
+            "give the id of a user as it stands in the log, --user ID, or that of an anonymous session, --session ID"
+        )
+    return list(dict.fromkeys([*(known_as(site, user) for user in users), *map(anonymous, sessions)]))
+
+
+def named_visitor(site: PipelineSite, user: str, session: str) -> str:
+    """The one visitor that is asked for, as the tables know it; raises ConfigurationError unless it is one."""
+    if user and session:
+        raise ConfigurationError("give --user ID or --session ID, not both")
+    return named_visitors(site, [user] if user else [], [session] if session else [])[0]

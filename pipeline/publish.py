@@ -419,9 +419,10 @@ def open_store(site: PipelineSite, *, must_exist: bool = False) -> Store:
         )
     if owner.is_empty():
         facts = {"name": site.name, "buckets": site.buckets, "user_id_secret": secret_digest(secret)}
+        facts["marks_anonymous"] = True
         store.replace(SITE, pl.DataFrame([facts], schema=dict(SITE.columns)), {})
         return store
-    name, buckets, known_secret = owner.row(0)
+    name, buckets, known_secret = owner.select("name", "buckets", "user_id_secret").row(0)
     if name != site.name:
         raise ConfigurationError(
             f"the store {store.root} was made by the site {name!r}, not by {site.name!r}. "

@@ -16,6 +16,7 @@ import polars as pl
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.days import read_days, stale_sessions, update_days, with_inputs
 from pipeline.errors import RetryableError
+from pipeline.forgotten import check_nobody_forgotten
 from pipeline.ids import content_sums, content_text, stable_id
 from pipeline.publish import StagedFile, Store
 from pipeline.sessions import RUN_OF, CutDay, cut_day
@@ -85,6 +86,7 @@ def sessionize_day(site: PipelineSite, store: Store, day: date) -> None:
         staged += made[0]
         staged_open += made[1]
         facts.append(made[2])
+    check_nobody_forgotten(pinned)
     store.commit(OPEN_SESSIONS, staged_open, {"session_date": [day]})
     store.commit(table, staged, {"session_date": [day]})
     update_days(store, day_facts(day, facts).with_columns(sessions_built_from=pl.lit(inputs)))

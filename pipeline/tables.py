@@ -31,13 +31,20 @@ class Table:
 SITE = Table(
     "site",
     "one row: whose store this is",
-    {"name": pl.String, "buckets": pl.Int64, "user_id_secret": pl.String},
+    {"name": pl.String, "buckets": pl.Int64, "user_id_secret": pl.String, "marks_anonymous": pl.Boolean},
+    (),
+)
+
+OUTCOME_KEY = Table(
+    "outcome_key",
+    "one row: the secret under which the outcomes in MLflow name visitors",
+    {"key": pl.String},
     (),
 )
 
 FORGOTTEN = Table(
     "forgotten",
-    "one row per user who is to be forgotten: the id's hash, never the id",
+    "one row per visitor who is to be forgotten: a hash, never the id",
     {"user": pl.String, "requested_at": UTC_MICROSECONDS, "open_days": pl.List(pl.Date)},
     (),
     ("user",),

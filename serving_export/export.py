@@ -27,6 +27,7 @@ from pipeline.dates import ONE_DAY, day_end
 from pipeline.days import passed_days
 from pipeline.durations import format_duration
 from pipeline.errors import ConfigurationError, ContractError, OvertakenError
+from pipeline.forgotten import check_nobody_forgotten
 from pipeline.publish import StagedFile, Store
 from pipeline.side_by_side import side_by_side
 from pipeline.tables import DAYS, FILES, FORGOTTEN, ITEMS, Table, sessions_table
@@ -40,7 +41,6 @@ from serving_export.popular import popular_items
 from serving_export.quality import check_release
 from serving_export.reader import ROLLED_BACK_TO, facts_of, read_commit
 from serving_export.related import relate
-from serving_export.rollback import check_forgotten
 from serving_export.scoring import Vectors, item_vectors, session_vectors
 from serving_export.session_intents import find_intents, tells_intents
 from serving_export.staged_buckets import Progress, StagedBucket
@@ -101,6 +101,7 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
     except ContractError:
         progress.clear()  # what broke its contract is not gone on with
         raise
+    check_nobody_forgotten(store)
     metadata = {
         **release_facts(site, store, day, served),
         **publish_companions(site, store, day, maker, made),
@@ -110,7 +111,7 @@ def export(site: TrainingSite, store: Store, day: date) -> dict[str, Any]:
         "metrics": json.dumps({} if served is None else served.metrics),
     }
     replaced = {"user_bucket": list(range(site.buckets))}
-    check_forgotten(store)
+    check_nobody_forgotten(store)
     try:
         table_version = store.commit(RECOMMENDATIONS, staged, replaced, metadata, base=base)
     except OvertakenError as error:

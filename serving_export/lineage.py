@@ -7,7 +7,7 @@ What a release or a run did not record, because it is older than the record, is 
 
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import polars as pl
@@ -21,10 +21,10 @@ from pipeline.code_version import code_version
 from pipeline.dates import days_between
 from pipeline.days import passed_days, present_content
 from pipeline.errors import ConfigurationError, RetryableError
-from pipeline.forgotten import forgotten_users, hash_of
-from pipeline.privacy import known_as
+from pipeline.forgotten import REASON, hash_of
+from pipeline.ids import ANONYMOUS
 from pipeline.publish import Store
-from pipeline.tables import DAYS, FILES, Table, events_table
+from pipeline.tables import DAYS, FILES, FORGOTTEN, REJECTED, Table, events_table
 from serving_export.reader import Recommendations, bucket_of
 from training.settings import TrainingSite
 from training.tracking import Tracking
@@ -33,16 +33,19 @@ Facts = dict[str, Any]
 CODE = ("nightjar", "code_commit", "site_file_sha256")
 
 
-def lineage(site: TrainingSite, store: Store, user: str, channel: str | None, version: int | None) -> Facts:
-    """All that made a user's lists in a release, by default the one that readers see, in a channel or in all.
+def lineage(site: TrainingSite, store: Store, name: str, channel: str | None, version: int | None) -> Facts:
+    """All that made a visitor's lists in a release, by default the one that readers see, in a channel or in all.
+
+    `name` is how the tables know the visitor. Of one who was forgotten, the model versions that may have learnt from
+    them.
 
     Raises ConfigurationError where there is no such release or channel, or the user has no list in it.
     """
-    name = known_as(site, user)
-    forgotten = pl.select(hash_of(pl.lit(name))).item() in forgotten_users(store)
-    told: Facts = {"site": site.name, "user_id": name, "is_forgotten": forgotten}
-    if forgotten:
-        return told
+    forgotten = store.scan(FORGOTTEN).collect()
+    themselves = forgotten.filter(pl.col("user") == hash_of(pl.lit(name)))
+    told: Facts = {"site": site.name, "user_id": name, "is_forgotten": not themselves.is_empty()}
+    if told["is_forgotten"]:
+        return told | {"models": versions_that_learnt(Tracking(site), store, themselves)}
     try:
         lists = Recommendations(store.root, version, when_stale="ignore")
         rows = listed_rows(lists, name, channel)
@@ -50,11 +53,11 @@ def lineage(site: TrainingSite, store: Store, user: str, channel: str | None, ve
         raise ConfigurationError(str(error)) from error
     if rows.is_empty():
         raise ConfigurationError(
-            f"{site.name}: {user!r} has no list in version {lists.facts['table_version']}"
+            f"{site.name}: {name.removeprefix(ANONYMOUS)!r} has no list in version {lists.facts['table_version']}"
             f"{f', channel {channel}' if channel else ''}. `nightjar history` lists the versions"
         )
     told |= {"rows": rows.to_dicts(), "release": lists.facts}
-    model = model_of(site, lists.facts)
+    model = model_of(site, store, lists.facts, forgotten)
     days = used_days(site, lists.facts, model)
     return told | {
         "model": model,
@@ -76,14 +79,47 @@ def listed_rows(lists: Recommendations, user: str, channel: str | None) -> pl.Da
     return wanted.select(columns).sort("channel", "rank").collect()
 
 
-def model_of(site: TrainingSite, release: Mapping[str, Any]) -> Facts | None:
+def model_of(site: TrainingSite, store: Store, release: Mapping[str, Any], forgotten: pl.DataFrame) -> Facts | None:
     """The version that made a release, its run, and of a refit its champion; None for a release of popular lists."""
     if release["model_version"] in (None, "none"):
         return None
     tracking = Tracking(site)
-    model = version_facts(tracking, str(release["model_version"]))
+
+    def facts_of(version: str) -> Facts:
+        facts = version_facts(tracking, version)
+        return facts | {"forgotten_since": forgotten_since(store, facts, forgotten)}
+
+    model = facts_of(str(release["model_version"]))
     parent = model.get("tags", {}).get("parent_version")
-    return model | {"champion": version_facts(tracking, parent) if parent else None}
+    return model | {"champion": facts_of(parent) if parent else None}
+
+
+def versions_that_learnt(tracking: Tracking, store: Store, themselves: pl.DataFrame) -> list[Facts]:
+    """The registered versions that may have learnt from a forgotten visitor, newest first; each with its window."""
+    found = [version_facts(tracking, str(version.version)) for version in tracking.versions(withdrawn=True)]
+    wanted = ("version", "name", "run_id", "window")
+    return [
+        {name: facts.get(name) for name in wanted} for facts in found if forgotten_since(store, facts, themselves) != 0
+    ]
+
+
+def forgotten_since(store: Store, facts: Facts, forgotten: pl.DataFrame) -> int | None:
+    """How many of the forgotten visitors a version may have learnt from; None where MLflow does not tell its run.
+
+    The list of the forgotten holds no ids and no days. A version may have learnt from those who were forgotten after
+    its run began, or whose rows are still being removed, if days of its window hold rows that were blanked as theirs:
+    never fewer than it has learnt from.
+    """
+    if "began" not in facts:
+        return None
+    later = forgotten.filter((pl.col("requested_at") > facts["began"]) | (pl.col("open_days").list.len() > 0))
+    first, last = (facts["window"][name] for name in ("first_day", "last_day"))
+    if later.is_empty() or not (first and last):
+        return later.height
+    blanked = store.scan(REJECTED).filter(
+        pl.col("event_date").is_between(date.fromisoformat(first), date.fromisoformat(last)), pl.col("reason") == REASON
+    )
+    return 0 if blanked.head(1).collect().is_empty() else later.height
 
 
 def version_facts(tracking: Tracking, version: str) -> Facts:
@@ -92,7 +128,9 @@ def version_facts(tracking: Tracking, version: str) -> Facts:
     with suppress(MlflowException):
         model = tracking.client.get_model_version(tracking.model_name, version)
         found |= {"run_id": model.run_id, "tags": dict(model.tags)}
-        run = tracking.client.get_run(model.run_id).data
+        whole = tracking.client.get_run(model.run_id)
+        run = whole.data
+        found |= {"began": datetime.fromtimestamp(whole.info.start_time / 1000, UTC)}
         window = {name: run.params.get(f"window_{name}") for name in ("first_day", "last_day")}
         found |= {"window": window, "code": {name: run.tags.get(name) for name in CODE}}
         found["data_digest"] = run.tags.get("data_digest")

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.ids import ANONYMOUS
 from pipeline.terminal import align
 from serving_export.lineage import Facts, stages
 
@@ -15,13 +16,10 @@ NUM_LETTERS = 12
 def as_text(told: Facts) -> str:
     """The chain for people."""
     if told["is_forgotten"]:
-        return (
-            f"{told['user_id']} was forgotten: no table holds rows of this user, so there is nothing to trace. Models "
-            "trained before may have learnt from their sessions, and know no ids"
-        )
+        return forgotten_in_words(told)
     release, model = told["release"], told["model"]
     lines = [
-        ("user", told["user_id"]),
+        ("user", told["user_id"].removeprefix(ANONYMOUS)),
         *rows_in_words(told["rows"]),
         ("release", f"version {release['table_version']} of recommendations, made {release['generated_at']}"),
         ("", f"from data through {release['data_through']}, good until {release['valid_until']}"),
@@ -47,6 +45,22 @@ def as_text(told: Facts) -> str:
     parts += section("days", ["day", "verdict", "warnings", "events", "sessions", "used in"], days, told["days"])
     parts += section("files", ["sha256", "delivered", "events", "of the user", "path"], files, told["files"])
     return "\n".join(parts)
+
+
+def forgotten_in_words(told: Facts) -> str:
+    """What is left of a forgotten visitor: the models that may have learnt from them."""
+    lines = [
+        f"{told['user_id'].removeprefix(ANONYMOUS)} was forgotten: no table holds rows of this user, so there is "
+        "nothing to trace"
+    ]
+    if not told["models"]:
+        return f"{lines[0]}, and no registered model version learnt from their sessions"
+    lines.append("model versions that may have learnt from their sessions (they know no ids):")
+    for model in told["models"]:
+        window = model["window"] or {}
+        span = f"{window.get('first_day') or 'not recorded'} to {window.get('last_day') or 'not recorded'}"
+        lines.append(f"  version {model['version']} of {model['name']}, window {span}")
+    return "\n".join(lines)
 
 
 def section(name: str, head: list[str], rows: list[list[str]], facts: list[Facts]) -> list[str]:
@@ -92,6 +106,8 @@ def model_in_words(model: Facts | None, is_same: Mapping[str, bool | None]) -> l
         span = f"{window.get('first_day') or 'not recorded'} to {window.get('last_day') or tags.get('data_through')}"
         state = {True: "; unchanged since", False: "; changed since", None: ""}[is_same.get(stage)]
         lines += [("  run", str(facts.get("run_id"))), ("  window", f"{span}{state}")]
+        if facts["forgotten_since"]:
+            lines.append(("  forgotten", f"{facts['forgotten_since']} visitors since, whom it may have learnt from"))
         if tags.get("gate.reason") or tags.get("promoted"):
             lines.append(
                 ("  promoted", f"{tags.get('promoted', 'no')}: {tags.get('gate.reason', 'reason not recorded')}")

@@ -41,6 +41,8 @@ ROLLED_BACK_TO = "rolled_back_to"
 """Metadata of a commit that shows an earlier release again: the version that this release has."""
 SECRET_FROM = "NIGHTJAR_USER_ID_SECRET"
 SECRET_CONSTANT = b"nightjar user id secret"
+ANONYMOUS = " session:"
+"""Begins the user_id of an anonymous visitor's list: the rule of pipeline.ids. No user id begins with a space."""
 ITEM = ("item_id", "score", "source", "because")
 WhenStale = Literal["warn", "raise", "ignore"]
 
@@ -89,8 +91,18 @@ class Recommendations:
         return self.users([user_id])
 
     def users(self, user_ids: Iterable[str]) -> pl.DataFrame:
-        """The lists of some users, each best first."""
-        listed = [self.known_as(user) for user in user_ids]
+        """The lists of some users, each best first; never those of an anonymous visitor."""
+        return self.listed_as([self.known_as(user) for user in user_ids if not user.startswith(ANONYMOUS)])
+
+    def session(self, session_id: str) -> pl.DataFrame:
+        """The lists of an anonymous visitor, by the session id of the log, best first.
+
+        Only a site whose log has no user ids makes such lists.
+        """
+        return self.listed_as([ANONYMOUS + session_id])
+
+    def listed_as(self, listed: list[str]) -> pl.DataFrame:
+        """The lists of those whom the table names so."""
         buckets = sorted({bucket_of(user, int(self.site["buckets"])) for user in listed})
         here = pl.scan_delta(self.table).filter(pl.col("user_bucket").is_in(buckets), pl.col("user_id").is_in(listed))
         told = {name: pl.lit(self.facts[name]) for name in SHOWN}

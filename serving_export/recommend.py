@@ -21,10 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from features.histories import active_events
+from features.histories import active_events, listed_id
 from features.sequences import Integers, Sequences
 from features.vocabulary import PADDING
-from pipeline.privacy import known_as
 from pipeline.publish import Store
 from serving_export.bucket_users import ListInput
 from serving_export.filling import COLD, MODEL, POPULAR, RULE, SOURCES, Lists, UserItems
@@ -327,7 +326,7 @@ def read_history(loaded: Loaded, store: Store, user_id: str, before: datetime | 
     site, last_day = loaded.site, loaded.last_day
     if last_day is None:
         return []
-    known = known_as(site, user_id)
+    known = listed_id(site, user_id)
     plans = site.export.all_channels().values()
     longest = max([site.export.active_within, *(plan.seen.within for plan in plans if plan.seen)])
     columns = ("item_id", "occurred_at", "event_type", *site.source.context)

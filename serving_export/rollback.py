@@ -5,9 +5,8 @@ from typing import Any
 import polars as pl
 
 from pipeline.errors import ConfigurationError, OvertakenError, RetryableError
-from pipeline.forgotten import forgotten_users, hash_of
+from pipeline.forgotten import check_nobody_forgotten, forgotten_users, hash_of
 from pipeline.publish import Store
-from pipeline.tables import FORGOTTEN
 from pipeline.terminal import log
 from serving_export.history import releases
 from serving_export.reader import ROLLED_BACK_TO
@@ -42,7 +41,7 @@ def rollback_recommendations(store: Store, to: int | None = None) -> dict[str, A
     users = forgotten_users(store)
     is_forgotten = hash_of(pl.col("user_id")).is_in(users.implode())
     staged, left_out = store.stage_version(RECOMMENDATIONS, target["table_version"], is_forgotten)
-    check_forgotten(store)
+    check_nobody_forgotten(store)
     buckets = {int(file.partition["user_bucket"]) for file in staged} | {*shown_buckets(store)}
     metadata = {"rolled_back_from": shown["table_version"], ROLLED_BACK_TO: target["table_version"]}
     try:
@@ -65,12 +64,6 @@ def rollback_recommendations(store: Store, to: int | None = None) -> dict[str, A
 def shown_buckets(store: Store) -> list[int]:
     """The buckets that have rows in the release that readers see."""
     return store.scan(RECOMMENDATIONS).select(pl.col("user_bucket").unique()).collect().to_series().to_list()
-
-
-def check_forgotten(store: Store) -> None:
-    """Raise RetryableError if a user was forgotten since the pinned store was read: the lists may hold them."""
-    if store.newest_version(FORGOTTEN) != store.version(FORGOTTEN):
-        raise RetryableError("a user was forgotten meanwhile. Nothing was published; run the command again")
 
 
 def choose(known: list[dict[str, Any]], shown: int, to: int | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from features.histories import listed_user
 from features.sequences import Sequences, read_in_order
 from features.vocabulary import Vocabulary
 from features.window import window_days
+from pipeline.forgotten import check_nobody_forgotten
 from pipeline.ids import stable_id
 from pipeline.publish import Store
 from pipeline.sessions import trim_sessions
@@ -48,6 +49,7 @@ def update_user_states(site: TrainingSite, store: Store, bundle: Bundle, version
         kept = store.scan(USER_STATES, base).filter(user_bucket=bucket, model_version=version).collect()
         states, num_read = bring_up_to_date(bundle, sessions, kept)
         rows = states.with_columns(user_bucket=pl.lit(bucket, pl.Int64), model_version=pl.lit(version, pl.Int64))
+        check_nobody_forgotten(store)
         store.replace(USER_STATES, rows, {"user_bucket": [bucket]}, {"data_through": day}, base=base)
         users, read = users + states.height, read + num_read
     log.info("states of %d users: %d sessions were read", users, read)

@@ -568,6 +568,35 @@ def test_forget_tells_what_was_removed_and_never_names_the_user(command, release
     assert (code, json.loads(out)["items"]) == (0, [])
 
 
+def test_users_of_a_file_are_forgotten_together(command, released):
+    users = released.store.scan(RECOMMENDATIONS).collect()["user_id"].unique().sort()[:2].to_list()
+    listed = released.home / "users.txt"
+    listed.write_text(f"\ufeff{users[0]}\r\n\n{users[1]}\n", encoding="utf-8")
+    code, out, err = command(released.home, "forget", "--site", released.file, "--users", listed)
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["visitors"], told["removed"]["recommendations"]) == (2, 20)
+    code, out, err = command(released.home, "forget", "--site", released.file, "--users", listed.with_name("none"))
+    assert (code, out) == (2, "")
+    assert "Give a text file in UTF-8 with an id a line" in one_sentence(err)
+    code, out, err = command(released.home, "forget", "--site", released.file)
+    assert (code, out) == (2, "")
+    assert "--session ID" in one_sentence(err)
+
+
+def test_who_is_read_is_a_user_or_an_anonymous_session(command, released):
+    user = released.store.scan(RECOMMENDATIONS).collect()["user_id"][0]
+    code, out, err = command(released.home, "read", "--site", released.file, "--session", user, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["session_id"], told["items"]) == (user, [])
+    for step in ("read", "lineage"):
+        for whose in ([], ["--user", "u", "--session", "s"]):
+            code, out, err = command(released.home, step, "--site", released.file, *whose)
+            assert (code, out) == (2, "")
+            assert "--session ID" in one_sentence(err)
+
+
 def test_nobody_is_forgotten_while_a_step_is_running(command, released):
     with nightjar.lock(released.site, "features", released.days[3]):
         code, out, err = command(released.home, "forget", "--site", released.file, "--user", "u")

@@ -21,9 +21,10 @@ from mlflow.entities import Run
 
 from pipeline import pages
 from pipeline.errors import ConfigurationError
+from pipeline.publish import Store
 from pipeline.terminal import align, log
 from training.difference import Difference, paired_difference
-from training.outcomes import Outcomes, load_outcomes
+from training.outcomes import Outcomes, known_key, load_outcomes
 from training.pictures import Drawn, models_beside_each_other, recall_by_k, recall_by_slice
 from training.settings import TrainingSite
 from training.tracking import OUTCOMES, Tracking
@@ -78,7 +79,8 @@ def compare(site: TrainingSite, tracking: Tracking, night: date, purpose: str = 
     for run in runs:
         by_recipe[run.data.tags["recipe"]].append(run)
     metric = site.training.champion_metric
-    rows = [one_row(tracking, recipe, group, roles) for recipe, group in by_recipe.items()]
+    key = known_key(Store(site.resolve(site.store)))
+    rows = [one_row(group, roles, key) for group in by_recipe.values()]
     rows.sort(key=lambda row: -row.numbers.get(metric, 0.0))
     best = next((row for row in rows if row.is_baseline), None)
     return rows if best is None else [against(row, best, metric) for row in rows]
@@ -109,24 +111,25 @@ def find_roles(tracking: Tracking, night: date) -> dict[str, str]:
     return {challenger: "challenger"} | ({champion.run_id: "champion"} if champion is not None else {})
 
 
-def one_row(tracking: Tracking, recipe: str, runs: Sequence[Run], roles: Mapping[str, str]) -> Compared:
-    """The runs of a recipe as one row."""
+def one_row(runs: Sequence[Run], roles: Mapping[str, str], key: bytes | None) -> Compared:
+    """The runs of a recipe as one row; `key`: that of the store, where it has one."""
     run_ids = tuple(run.info.run_id for run in runs)
     return Compared(
-        recipe,
+        runs[0].data.tags["recipe"],
         runs[0].data.params.get("kind") != "sequence",
         tuple(run.data.tags["seed"] for run in runs),
         run_ids,
-        mean_outcomes([read_outcomes(run_id) for run_id in run_ids]),
+        mean_outcomes([read_outcomes(run_id, key) for run_id in run_ids]),
         [run.data.metrics for run in runs],
         next((roles[run_id] for run_id in run_ids if run_id in roles), ""),
     )
 
 
-def read_outcomes(run_id: str) -> Outcomes:
+def read_outcomes(run_id: str, key: bytes | None) -> Outcomes:
     """What a run's model did on the day, from its artifact."""
     with tempfile.TemporaryDirectory(prefix="nightjar-") as folder:
-        return load_outcomes(Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{OUTCOMES}", dst_path=folder)))
+        file = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{OUTCOMES}", dst_path=folder)
+        return load_outcomes(Path(file), key)
 
 
 def mean_outcomes(seeds: Sequence[Outcomes]) -> Outcomes:

@@ -46,6 +46,11 @@ def paired_sums(challenger: Outcomes, incumbent: Outcomes, metric: str) -> Float
     known = sorted({*challenger.metrics, *incumbent.metrics})
     if name not in known:
         raise ValueError(f"{metric} cannot be compared by visitors: {name!r} is none of {', '.join(known)}")
+    if not share_visitors(challenger.rows, incumbent.rows):
+        raise ValueError(
+            f"{metric} cannot be compared by visitors: the two have none in common. Files of before stores had a key "
+            "name them otherwise; read both with load_outcomes(path, outcome_key(store))"
+        )
     ours, theirs = (
         outcomes.rows.filter(pl.col("protocol") == protocol).select(
             "visitor", sum=pl.col(name) if name in outcomes.rows.columns else pl.lit(0.0), count="num_targets"
@@ -55,6 +60,13 @@ def paired_sums(challenger: Outcomes, incumbent: Outcomes, metric: str) -> Float
     pairs = ours.join(theirs, on="visitor", how="full", coalesce=True, suffix="_theirs").sort("visitor")
     numbers = pairs.select("sum", "count", "sum_theirs", "count_theirs").cast(pl.Float64).fill_null(0.0)
     return numbers.to_numpy()
+
+
+def share_visitors(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
+    """Whether anyone is in both; so it is where one of them is empty."""
+    if ours.is_empty() or theirs.is_empty():
+        return True
+    return not ours.join(theirs, on="visitor", how="semi").head(1).is_empty()
 
 
 def differences(totals_R4: Floats) -> Floats:

@@ -4,8 +4,11 @@ Sums and numbers of targets are kept for each visitor, because visitors are what
 one visitor hang together, those of two do not. Intervals: Poisson bootstrap over visitors (Hanley & MacGibbon 2006).
 """
 
+import hmac
 import json
+import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +16,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.ids import stable_id
+from pipeline.errors import ConfigurationError, OvertakenError
+from pipeline.ids import hmac_sha256, stable_id
+from pipeline.publish import Store
+from pipeline.tables import OUTCOME_KEY
 
 NUM_RESAMPLES = 500
 VISITORS_AT_ONCE = 8192  # whose weights are held for all resamples: 33 MB
@@ -87,16 +93,56 @@ class Outcomes:
         """The metrics that the rows of a protocol have."""
         return [m for m in self.metrics if m in rows.columns and rows[m].null_count() < rows.height]
 
-    def save(self, path: Path) -> None:
-        """Write a Parquet file that `load_outcomes` reads; visitors, who may be user ids, are written as hashes."""
-        told = {"metrics": json.dumps(self.metrics), "whole": json.dumps(dict(self.whole))}
-        self.rows.with_columns(visitor=stable_id(pl.col("visitor"))).write_parquet(path, metadata=told)
+    def save(self, path: Path, key: bytes) -> None:
+        """Write a Parquet file that `load_outcomes` reads; visitors, who may be user ids, become keyed hashes."""
+        told = {"metrics": json.dumps(self.metrics), "whole": json.dumps(dict(self.whole)), "key": digest_of(key)}
+        named = self.rows.with_columns(visitor=keyed(stable_id(pl.col("visitor")), key))
+        named.write_parquet(path, metadata=told)
 
 
-def load_outcomes(path: Path) -> Outcomes:
-    """Read what `Outcomes.save` wrote; visitors are hashes, the same ones in every file."""
-    told = pl.read_parquet_metadata(path)
-    return Outcomes(pl.read_parquet(path), tuple(json.loads(told["metrics"])), json.loads(told["whole"]))
+def load_outcomes(path: Path, key: bytes | None = None) -> Outcomes:
+    """Read what `Outcomes.save` wrote; visitors are hashes, the same ones in every file of one store.
+
+    Files of before stores had a key hold plain hashes; with the `key` of their store these are keyed as they are read,
+    so that they pair with newer ones. Raises ConfigurationError for a file of another key.
+    """
+    told, rows = pl.read_parquet_metadata(path), pl.read_parquet(path)
+    if key is not None and "key" not in told:
+        rows = rows.with_columns(visitor=keyed(pl.col("visitor"), key))
+    elif key is not None and told["key"] != digest_of(key):
+        raise ConfigurationError(
+            f"{path} was written by another store: it names visitors under another key, so it cannot be compared here"
+        )
+    return Outcomes(rows, tuple(json.loads(told["metrics"])), json.loads(told["whole"]))
+
+
+def outcome_key(store: Store) -> bytes:
+    """The secret under which outcomes of a store name visitors, made at first use; of two makers the first one's holds.
+
+    It is read from the store and kept nowhere else: who has the outcomes alone cannot try ids.
+    """
+    known = known_key(store)
+    if known is None:
+        with suppress(OvertakenError):
+            store.replace(OUTCOME_KEY, pl.DataFrame({"key": [secrets.token_hex(32)]}), {}, base=0)
+        return outcome_key(store)
+    return known
+
+
+def known_key(store: Store) -> bytes | None:
+    """The secret of `outcome_key` where it was made; else None, also where there is no such store."""
+    found = store.scan(OUTCOME_KEY).collect().to_series()
+    return None if found.is_empty() else bytes.fromhex(found.item())
+
+
+def keyed(hashes: pl.Expr, key: bytes) -> pl.Expr:
+    """The first 128 bits of HMAC-SHA256 of a column of plain hashes."""
+    return hmac_sha256(hashes, key).str.slice(0, 32)
+
+
+def digest_of(key: bytes) -> str:
+    """What a file says of its key: enough to tell it from another one."""
+    return hmac.digest(key, b"nightjar outcomes", "sha256").hex()[:16]
 
 
 def merge(outcomes: Iterable[Outcomes]) -> Outcomes:

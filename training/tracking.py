@@ -26,10 +26,11 @@ from mlflow.types.schema import Array
 from pipeline.data_docs import day_page, docs_folder
 from pipeline.dates import ONE_DAY
 from pipeline.errors import ConfigurationError, RetryableError
+from pipeline.publish import open_store
 from training.bundle import Bundle, load_bundle, save_bundle
 from training.delivery import answered, deliver_all, post, without_patience
 from training.notes import MODEL_NOTE, NOTE, experiment_note, night_note, saved_views, version_note
-from training.outcomes import Outcomes
+from training.outcomes import Outcomes, outcome_key
 from training.settings import TrainingSite
 
 SERVED_MODEL = Path(__file__).parent / "served_model.py"
@@ -165,7 +166,7 @@ class Tracking:
         """What a model did on the day, visitor by visitor, as an artifact: enough to compare it with others later."""
         with tempfile.TemporaryDirectory(prefix="nightjar-") as scratch:
             file = Path(scratch) / OUTCOMES
-            outcomes.save(file)
+            outcomes.save(file, outcome_key(open_store(self.site)))
             self.client.log_artifact(run_id, str(file), folder)
 
     def keep_pictures(self, run_id: str, pictures: Mapping[str, bytes], folder: str) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.privacy import known_as
+from features.histories import listed_id
+from pipeline.ids import ANONYMOUS
 from pipeline.publish import Store
 from serving_export.filling import SOURCES
 from serving_export.loaded import Loaded
@@ -18,10 +19,14 @@ HIGHEST = "\U0010ffff"
 
 
 def find_users(edition: Edition, query: str, limit: int) -> list[str]:
-    """Users with a list whose id begins so; on a site that hashes ids, the one whose id this is."""
+    """Users with a list whose id begins so; on a site that hashes ids, the one whose id this is.
+
+    On a site without user ids these are the session ids of its visitors.
+    """
     if edition.lists is None:
         return []
-    begin = edition.lists.known_as(query) if is_hashed(edition) and query else query
+    mark = "" if has_users(edition) else ANONYMOUS
+    begin = edition.lists.known_as(query) if is_hashed(edition) and query else mark + query
     if is_hashed(edition) and not query:
         return []
     rows = edition.lists.rows().filter(
@@ -29,7 +34,12 @@ def find_users(edition: Edition, query: str, limit: int) -> list[str]:
     )
     first = next(iter(sorted(edition.loaded.plans)))
     found = rows.filter(pl.col("channel") == first).select("user_id").head(limit).collect()["user_id"].to_list()
-    return [query] * len(found) if is_hashed(edition) else found
+    return [query] * len(found) if is_hashed(edition) else [name.removeprefix(mark) for name in found]
+
+
+def has_users(edition: Edition) -> bool:
+    """Whether the log has user ids; else lists are those of anonymous visitors, by their session ids."""
+    return edition.loaded.site.source.columns.user_id is not None
 
 
 def is_hashed(edition: Edition) -> bool:
@@ -41,7 +51,8 @@ def exported_lists(edition: Edition, user_id: str) -> dict[str, list[dict[str, A
     """Last night's lists of a user, by channel; nothing for a user without any."""
     if edition.lists is None:
         return {}
-    rows = edition.lists.user(user_id).select("channel", "rank", "item_id", "score", "source", "because")
+    found = edition.lists.user(user_id) if has_users(edition) else edition.lists.session(user_id)
+    rows = found.select("channel", "rank", "item_id", "score", "source", "because")
     return {
         str(name): part.drop("channel").to_dicts() for (name,), part in rows.group_by("channel", maintain_order=True)
     }
@@ -54,7 +65,7 @@ def exported_intents(
     version = None if edition.lists is None else edition.lists.facts["session_intents_version"]
     if version is None:
         return {}
-    known = known_as(site, user_id)
+    known = listed_id(site, user_id)
     in_bucket = pl.col("user_bucket") == bucket_of(known, site.buckets)
     rows = store.scan(SESSION_INTENTS, int(version)).filter(in_bucket, pl.col("user_id") == known)
     found = rows.sort("intent", "rank").select("intent", "probability", value="label").collect()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.ids import content_digest, sha256, stable_id, user_bucket
+from pipeline.ids import ANONYMOUS, content_digest, sha256, stable_id, trimmed, user_bucket, visitor
 from serving_export.reader import bucket_of
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -22,6 +22,17 @@ def bucket(visitor: str, buckets: int) -> int:
 def test_an_id_is_what_it_was_when_the_first_store_was_made():
     assert id_of("u1", "i1", 1_500_000_000_000_000) == "d8f6165a12ce4a62cfaaea198c4e0a76"
     assert bucket("u1", 1024) == 781
+
+
+@settings(max_examples=40)
+@given(TEXT, TEXT)
+def test_no_user_id_is_the_visitor_of_an_anonymous_session(user_id, session_id):
+    whose = pl.DataFrame({"user_id": [trimmed(user_id), None], "session_id": [trimmed(session_id)] * 2})
+    user, anonymous = whose.select(visitor(pl.col("user_id"), pl.col("session_id"))).to_series()
+    assert user == trimmed(user_id), "the visitor of a user is the id"
+    assert anonymous == ANONYMOUS + trimmed(session_id)
+    assert user != anonymous
+    assert trimmed(anonymous) != anonymous, "what ingest would make of it as a user id is another one"
 
 
 @settings(max_examples=40)

@@ -430,6 +430,41 @@ def test_a_visitor_with_too_many_events_in_a_day_is_a_bot_on_that_day(make_small
     assert sorted(field["item"] for field in fields) == ["a", "b", "c"]
 
 
+def test_a_user_and_an_anonymous_session_of_one_id_are_two_visitors(make_small):
+    small = make_small(source={"bots": {"events_per_day": 2}})
+    ours = [f"7,{visit},{item},2026-03-01T10:00:00Z,view" for visit, item in (("7", "x"), ("8", "y"))]
+    theirs = [f",7,{item},2026-03-01T10:00:00Z,view" for item in "xy"]
+    small.deliver("2026-03-01", *ours, *theirs)
+    assert small.ingest(DAY_1)["events"] == 4, "nobody is a bot, and no event is told twice"
+    seen = small.events.select("visitor", "user_id").unique().sort("visitor")
+    assert seen.rows() == [(" session:7", None), ("7", "7")]
+    assert small.events["event_id"].n_unique() == 4
+    small.sessionize(DAY_1)
+    assert small.sessions["session_id"].n_unique() == 3
+
+
+def test_a_user_id_that_looks_like_the_mark_is_a_user(make_small):
+    small = make_small()
+    odd = [" session:7", "session:7", "\u00a0session:7", "\x1fsession:7"]
+    small.deliver("2026-03-01", *(f"{user},,x{n},2026-03-01T10:00:00Z,view" for n, user in enumerate(odd)))
+    small.deliver("2026-03-01b", ",7,y,2026-03-01T10:00:00Z,view")
+    small.ingest(DAY_1)
+    users = small.events.filter(pl.col("user_id").is_not_null())
+    assert users["visitor"].equals(users["user_id"])
+    assert set(users["visitor"]) == {"session:7", "\x1fsession:7"}
+    assert small.events.filter(pl.col("user_id").is_null())["visitor"].to_list() == [" session:7"]
+
+
+def test_late_rows_of_a_user_are_not_judged_with_a_session_of_the_same_id(make_small):
+    small = make_small(source={"bots": {"events_per_day": 1}})
+    small.deliver("2026-03-01", ",7,x,2026-03-01T10:00:00Z,view", ",7,y,2026-03-01T10:00:00Z,view")
+    small.deliver("2026-03-02", "7,,x,2026-03-01T11:00:00Z,view")
+    small.ingest(DAY_1)
+    assert small.items() == [], "the session is a bot"
+    small.ingest(DAY_2)
+    assert small.events["visitor"].to_list() == ["7"]
+
+
 def test_a_late_row_can_make_a_bot(make_small):
     small = make_small(source={"bots": {"events_per_day": 1}})
     small.deliver("2026-03-01", row(1, "x"))

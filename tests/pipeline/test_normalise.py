@@ -77,7 +77,7 @@ def test_a_record_becomes_an_event():
 
 def test_an_anonymous_visitor_is_the_given_session():
     good, _ = run(make_site(), {"u": ""})
-    assert good.select("visitor", "user_id", "given_session_id").row(0) == ("s1", None, "s1")
+    assert good.select("visitor", "user_id", "given_session_id").row(0) == (" session:s1", None, "s1")
 
 
 def test_spaces_around_a_value_do_not_count():

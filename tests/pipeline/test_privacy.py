@@ -72,7 +72,7 @@ def test_events_come_out_as_they_do_with_raw_ids(hashed, make_small):
     assert hashed.events.select(columns).sort("occurred_at").equals(plain.events.select(columns).sort("occurred_at"))
     assert sorted(hashed.sessions["num_events"]) == sorted(plain.sessions["num_events"])
     anonymous = hashed.events.filter(pl.col("user_id").is_null())
-    assert anonymous["visitor"].to_list() == ["v", "v"], "a session id is no user id"
+    assert anonymous["visitor"].to_list() == [" session:v"] * 2, "a session id is no user id"
 
 
 # --- rows of all kinds

@@ -91,7 +91,7 @@ def test_online_retail(tmp_path, load):
     assert counts["rejected"] == {"cancelled": 1, "free": 1, "not_a_product": 2, "stock_adjustment": 1}
     assert store.scan(REJECTED).select(pl.col("event_date").unique()).collect().item() == date(2011, 3, 5)
     sessions = store.scan(sessions_table([])).select("visitor", "user_id", "num_events").sort("visitor").collect()
-    assert sessions.rows() == [("10001.0", "10001.0", 2), ("900002", None, 1)]
+    assert sessions.rows() == [(" session:900002", None, 1), ("10001.0", "10001.0", 2)]
 
 
 def test_globo_news(tmp_path, load):

@@ -4,12 +4,18 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from pipeline.errors import ContractError
+from pipeline.errors import ContractError, RetryableError
+from pipeline.forget import remember
+from pipeline.ids import ANONYMOUS
 from pipeline.tables import ITEMS, events_table, sessions_table
 from serving_export import export as exporting
 from serving_export.export import export
+from serving_export.loaded import load
+from serving_export.online.lookups import exported_lists, find_users
+from serving_export.online.versions import Edition
 from serving_export.popular import popular_items
 from serving_export.reader import Recommendations
+from serving_export.recommend import read_history
 from serving_export.rollback import rollback_recommendations
 from serving_export.tables import POPULAR_ITEMS, RECOMMENDATIONS
 from training.settings import TrainingSite
@@ -198,7 +204,26 @@ def test_a_site_without_user_ids_exports_lists_of_visitors(released):
     lists = released.store.scan(RECOMMENDATIONS).collect()
     assert set(lists["user_id"]) == set(events["visitor"])
     assert lists.group_by("user_id").len()["len"].unique().to_list() == [10]
-    assert Recommendations(released.store.root).user(anonymous[0]).height == 10
+    session, exported = anonymous[0].removeprefix(ANONYMOUS), Recommendations(released.store.root)
+    assert exported.session(session).height == 10
+    loaded = load(site, released.store)
+    assert read_history(loaded, released.store, session), "who asks gives the session id of the log"
+    edition = Edition(loaded, exported, None)
+    assert find_users(edition, session, 1) == [session]
+    assert [len(rows) for rows in exported_lists(edition, session).values()] == [10]
+
+
+def test_an_export_that_read_before_somebody_was_forgotten_publishes_nothing(released, monkeypatch):
+    version, check = released.store.version(RECOMMENDATIONS), exporting.check_release
+
+    def forget_meanwhile(*args, **kwargs):
+        remember(released.store, pl.Series(["u1"]), [])
+        return check(*args, **kwargs)
+
+    monkeypatch.setattr(exporting, "check_release", forget_meanwhile)
+    with pytest.raises(RetryableError, match="somebody was forgotten"):
+        export(released.site, released.store, released.days[3])
+    assert released.store.version(RECOMMENDATIONS) == version
 
 
 def test_a_day_that_failed_is_not_exported(released, judge):

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
 
 from pipeline.errors import ConfigurationError
-from pipeline.forget import remember
-from pipeline.tables import DAYS, FILES, events_table
-from serving_export.lineage import lineage
+from pipeline.forget import forget, remember
+from pipeline.tables import DAYS, FILES, REJECTED, UTC_MICROSECONDS, events_table
+from serving_export.lineage import forgotten_since, lineage
 from serving_export.lineage_text import as_text
 from serving_export.tables import RECOMMENDATIONS
+from training.tracking import Tracking
 
 
 def some_user(shop) -> str:
@@ -114,10 +116,49 @@ def test_data_that_changed_since_is_told(released, judge):
 
 def test_a_user_who_was_forgotten_is_not_traced(released):
     user = some_user(released)
-    remember(released.store, user, [])
+    remember(released.store, pl.Series([user]), [])
     told = lineage(released.site, released.store, user, None, None)
-    assert set(told) == {"site", "user_id", "is_forgotten"}
+    assert told == {"site": "small", "user_id": user, "is_forgotten": True, "models": []}
     assert "was forgotten: no table holds rows of this user" in as_text(told)
+    assert "no registered model version learnt from their sessions" in as_text(told)
+
+
+def test_the_versions_that_learnt_from_somebody_forgotten_later_are_told(released, command):
+    site, store = released.site, released.store
+    days = pl.col("event_date").n_unique()  # somebody who came on every day, and so in every window
+    by_days = store.scan(events_table([])).filter(pl.col("user_id").is_not_null()).group_by("user_id").agg(n=days)
+    user, other = by_days.sort("n", "user_id", descending=True).collect()["user_id"].head(2)
+    before = lineage(site, store, other, None, None)["model"]
+    assert (before["forgotten_since"], before["champion"]["forgotten_since"]) == (0, 0)
+    forget(site, store, [user], [(RECOMMENDATIONS, "user_id")])
+    told = lineage(site, store, other, None, None)
+    assert (told["model"]["forgotten_since"], told["model"]["champion"]["forgotten_since"]) == (1, 1)
+    assert as_text(told).count("1 visitors since, whom it may have learnt from") == 2
+    theirs = lineage(site, store, user, None, None)
+    versions = [version.version for version in Tracking(site).versions(withdrawn=True)]
+    assert [model["version"] for model in theirs["models"]] == [int(version) for version in versions]
+    assert theirs["models"][0]["window"] == before["window"]
+    assert f"version {versions[0]} of nightjar-small, window {before['window']['first_day']} to " in as_text(theirs)
+    code, out, err = command(released.home, "lineage", "--site", released.file, "--user", user, "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["models"]) == len(versions)
+
+
+@pytest.mark.parametrize(("days", "is_told"), [(0, 1), (-1000, 0)], ids=["after", "before"])
+def test_a_version_did_not_learn_from_who_was_forgotten_before_its_run(released, days, is_told):
+    forgotten = pl.DataFrame(
+        {"requested_at": [datetime.now(UTC) + timedelta(days=days)], "open_days": [[]]},
+        schema={"requested_at": UTC_MICROSECONDS, "open_days": pl.List(pl.Date)},
+    )
+    window = {"first_day": "2026-03-01", "last_day": "2026-03-02"}
+    facts = {"began": datetime.now(UTC) - timedelta(days=1), "window": window}
+    assert forgotten_since(released.store, facts, forgotten) == 0, "no row of those days was blanked"
+    blanked = {"event_date": [date(2026, 3, 2)], "reason": ["forgotten"]}
+    rows = pl.concat([REJECTED.empty(), pl.DataFrame(blanked)], how="diagonal_relaxed")
+    released.store.replace(REJECTED, rows, {"event_date": [date(2026, 3, 2)]})
+    assert forgotten_since(released.store, facts, forgotten) == is_told
+    unfinished = forgotten.with_columns(open_days=pl.lit([date(2026, 3, 2)], pl.List(pl.Date)))
+    assert forgotten_since(released.store, facts, unfinished) == 1, "its rows may still have been there"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
+from pipeline.privacy import anonymous
 from pipeline.publish import Store
-from serving_export.reader import Recommendations, StaleError, StaleWarning, nested
+from serving_export.reader import Recommendations, StaleError, StaleWarning, bucket_of, nested
 from serving_export.tables import RECOMMENDATIONS
 
 BASE_INSTALL = """
@@ -172,8 +173,6 @@ def test_odd_ids_come_back_as_they_were(store, tmp_path):
     home = Store(str(tmp_path / "odd"))
     shutil.copytree(f"{store.root}/site", f"{home.root}/site")
     facts = {"data_through": "2026-03-04", "valid_until": "2999-01-01T00:00:00+00:00"}
-    from serving_export.reader import bucket_of
-
     told = [
         {"user_bucket": bucket_of(user, 2), "user_id": user, "channel": "home", "rank": 1, "item_id": f"{user}!"}
         for user in odd
@@ -185,3 +184,24 @@ def test_odd_ids_come_back_as_they_were(store, tmp_path):
     lists = Recommendations(home.root)
     assert [lists.user(user)["item_id"].to_list() for user in odd] == [[f"{user}!"] for user in odd]
     assert set(lists.dataset().to_table()["user_id"].to_pylist()) == set(odd)
+
+
+def test_a_user_and_an_anonymous_session_of_one_id_have_lists_of_their_own(store, tmp_path):
+    home = Store(str(tmp_path / "twins"))
+    shutil.copytree(f"{store.root}/site", f"{home.root}/site")
+    facts = {"data_through": "2026-03-04", "valid_until": "2999-01-01T00:00:00+00:00"}
+    names = {"42": "of the user", anonymous("42"): "of the session", anonymous("43"): "of another session"}
+    told = [
+        {"user_bucket": bucket_of(name, 2), "user_id": name, "channel": "home", "rank": 1, "item_id": item}
+        for name, item in names.items()
+    ]
+    rows = pl.DataFrame(told).with_columns(
+        score=pl.lit(1.0), source=pl.lit("model"), because=pl.lit(None, pl.String), session_id=pl.lit("s")
+    )
+    home.replace(RECOMMENDATIONS, rows, {"user_bucket": [0, 1]}, facts)
+    lists = Recommendations(home.root)
+    assert lists.user("42")["item_id"].to_list() == ["of the user"]
+    assert lists.session("42")["item_id"].to_list() == ["of the session"]
+    assert lists.session("41").is_empty()
+    for asked in ("43", anonymous("43"), anonymous("42")):
+        assert lists.user(asked).is_empty(), "no user id names an anonymous visitor"

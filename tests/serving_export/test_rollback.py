@@ -113,7 +113,7 @@ def test_a_store_without_releases_says_so(tmp_path):
 
 
 def test_a_forgotten_user_does_not_come_back(store):
-    remember(store, "bob", [])
+    remember(store, pl.Series(["bob"]), [])
     told = rollback_recommendations(store)
     assert told["rows_of_forgotten_users"] == 1
     lists = Recommendations(store.root)
@@ -123,7 +123,7 @@ def test_a_forgotten_user_does_not_come_back(store):
 
 
 def test_no_version_of_a_rollback_shows_a_forgotten_user(store):
-    remember(store, "bob", [])
+    remember(store, pl.Series(["bob"]), [])
     told = rollback_recommendations(store)
     assert told["table_version"] == 4, "one commit"
     assert bob_in(store, 4) == 0
@@ -168,11 +168,11 @@ def test_a_user_who_is_forgotten_at_the_same_moment_does_not_come_back(store, mo
 
     def meanwhile(*arguments, **options):
         staged = stage(*arguments, **options)
-        remember(Store(store.root), "bob", [])
+        remember(Store(store.root), pl.Series(["bob"]), [])
         return staged
 
     monkeypatch.setattr(Store, "stage_version", meanwhile)
-    with pytest.raises(RetryableError, match="a user was forgotten meanwhile"):
+    with pytest.raises(RetryableError, match="somebody was forgotten while this step"):
         rollback_recommendations(store)
     assert shown(store) == ("c", "3")
 

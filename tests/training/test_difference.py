@@ -1,9 +1,11 @@
 import itertools
+import json
 
 import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.ids import stable_id
 from training.difference import paired_difference
 from training.outcomes import Outcomes, load_outcomes
 
@@ -71,9 +73,20 @@ def test_outcomes_that_were_saved_are_still_pairs(tmp_path, random_outcomes):
     worse = random_outcomes(200, seed=4)
     better = add(worse, pl.lit(0.02))
     for name, outcomes in (("worse", worse), ("better", better)):
-        outcomes.save(tmp_path / name)
+        outcomes.save(tmp_path / name, b"key")
     found = paired_difference(load_outcomes(tmp_path / "better"), load_outcomes(tmp_path / "worse"), METRIC)
     assert found == pytest.approx((0.02, 0.02, 0.02, 1e-4))
+
+
+def test_outcomes_of_before_stores_had_a_key_pair_with_newer_ones(tmp_path, random_outcomes):
+    worse = random_outcomes(200, seed=4)
+    add(worse, pl.lit(0.02)).save(tmp_path / "newer", b"key")
+    told = {"metrics": json.dumps(worse.metrics), "whole": "{}"}
+    worse.rows.with_columns(visitor=stable_id(pl.col("visitor"))).write_parquet(tmp_path / "older", metadata=told)
+    newer, older = (load_outcomes(tmp_path / name, b"key") for name in ("newer", "older"))
+    assert paired_difference(newer, older, METRIC) == pytest.approx((0.02, 0.02, 0.02, 1e-4))
+    with pytest.raises(ValueError, match="the two have none in common"):
+        paired_difference(newer, load_outcomes(tmp_path / "older"), METRIC)
 
 
 def test_a_slice_that_no_session_fell_into_does_not_differ(random_outcomes):

@@ -1,8 +1,16 @@
+import subprocess
+import sys
+
 import numpy as np
 import polars as pl
 import pytest
 
-from training.outcomes import NUM_RESAMPLES, Outcomes, load_outcomes, merge
+from pipeline.errors import ConfigurationError
+from pipeline.ids import stable_id
+from pipeline.publish import Store
+from training.outcomes import NUM_RESAMPLES, Outcomes, known_key, load_outcomes, merge, outcome_key
+
+KEY = b"k" * 32
 
 METRIC = "all/next_recall_at_20"
 
@@ -69,7 +77,7 @@ def test_numbers_are_means_and_bounds_and_figures_of_the_whole(random_outcomes):
 def test_saved_outcomes_name_no_visitor_and_tell_the_same(tmp_path, random_outcomes):
     outcomes = merge([random_outcomes(40, seed=4), list_outcomes({"v0": 0.5, "w": 1.0})])
     outcomes = Outcomes(outcomes.rows, outcomes.metrics, {"all/coverage_at_20": 0.25})
-    outcomes.save(tmp_path / "outcomes.parquet")
+    outcomes.save(tmp_path / "outcomes.parquet", KEY)
     loaded = load_outcomes(tmp_path / "outcomes.parquet")
     assert loaded.means() == outcomes.means()
     assert loaded.metrics == outcomes.metrics
@@ -78,8 +86,58 @@ def test_saved_outcomes_name_no_visitor_and_tell_the_same(tmp_path, random_outco
     assert loaded.rows["visitor"].n_unique() == outcomes.rows["visitor"].n_unique()
 
 
+def test_who_has_the_outcomes_alone_cannot_try_ids(tmp_path, random_outcomes):
+    outcomes = random_outcomes(40, seed=4)
+    hashed = set(outcomes.rows.select(stable_id(pl.col("visitor"))).to_series())
+    names = {}
+    for key in (KEY, b"another"):
+        outcomes.save(tmp_path / "outcomes.parquet", key)
+        assert key not in (tmp_path / "outcomes.parquet").read_bytes()
+        names[key] = set(load_outcomes(tmp_path / "outcomes.parquet").rows["visitor"])
+        assert not names[key] & hashed
+    assert not names[KEY] & names[b"another"]
+
+
+def test_a_file_of_another_store_is_refused(tmp_path, random_outcomes):
+    random_outcomes(4, seed=4).save(tmp_path / "outcomes.parquet", KEY)
+    with pytest.raises(ConfigurationError, match="written by another store"):
+        load_outcomes(tmp_path / "outcomes.parquet", b"another")
+
+
+def test_the_key_of_a_store_is_made_once(tmp_path):
+    store = Store(str(tmp_path / "store"))
+    assert known_key(store) is None
+    assert not (tmp_path / "store").exists(), "to ask makes none"
+    key = outcome_key(store)
+    assert len(key) == 32
+    assert key == outcome_key(store) == known_key(Store(store.root))
+
+
+def test_two_who_make_the_key_at_once_agree(tmp_path):
+    """The second one writes after it saw none, and after the first one wrote."""
+    store, found = Store(str(tmp_path / "store")), []
+
+    class Late(Store):
+        def replace(self, *args, **kwargs):
+            found.append(outcome_key(store))
+            return super().replace(*args, **kwargs)
+
+    assert outcome_key(Late(store.root)) == found[0] == known_key(store)
+
+
+def test_processes_that_make_the_key_at_once_agree(tmp_path):
+    code = "import sys; from pipeline.publish import Store; from training.outcomes import outcome_key; "
+    code += "print(outcome_key(Store(sys.argv[1])).hex())"
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "store")], stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    assert len({process.communicate()[0] for process in both}) == 1
+    assert [process.returncode for process in both] == [0, 0]
+
+
 def test_a_day_without_targets_has_no_numbers(tmp_path, random_outcomes):
     nothing = random_outcomes(0, seed=1)
     assert nothing.numbers() == {}
-    nothing.save(tmp_path / "outcomes.parquet")
+    nothing.save(tmp_path / "outcomes.parquet", KEY)
     assert load_outcomes(tmp_path / "outcomes.parquet").numbers() == {}
