@@ -5,7 +5,7 @@ import polars as pl
 from pipeline.json_lines import as_lines
 from pipeline.raw_columns import check_columns, raw_name
 from pipeline.readers import find_reader
-from pipeline.separated_text import readable
+from pipeline.separated_text import numbers_of_filled_lines, readable, without_empty_lines
 from pipeline.settings import Source
 
 
@@ -21,12 +21,13 @@ class OddLines:
         if is_end and text and not text.endswith(b"\n"):
             text += b"\n"
         cut = text.rfind(b"\n") + 1
-        lines = as_lines(readable(text[:cut])).select(
+        whole = readable(text[:cut])
+        lines = as_lines(without_empty_lines(whole)).select(
             pl.col("line").str.strip_suffix("\n"),
             source_file=pl.lit(self.path),
-            line_number=pl.int_range(1, pl.len() + 1) + self.num_lines,
+            line_number=pl.Series(numbers_of_filled_lines(whole) + self.num_lines),
         )
-        self.num_lines += lines.height
+        self.num_lines += whole.count(b"\n")
         rows = self.reader(lines.filter(pl.col("line").str.strip_chars() != ""))
         theirs = [name for name in rows.columns if name not in ("source_file", "unparsable")]
         check_columns(self.path, theirs, self.source)

@@ -76,6 +76,12 @@ def fault_rows(fault: str, told: Sequence[tuple[int, str]]) -> pl.DataFrame:
     return rows.with_columns(fault=pl.lit(fault))
 
 
+def whole_number(number: pl.Expr) -> pl.Expr:
+    """A float as the text of the integer that it is; null for a fraction, NaN, and from 2^53 on, where floats have gaps."""
+    is_whole = (number == number.floor()) & (number.abs() < 2**53)
+    return pl.when(is_whole).then(number).cast(pl.Int64, strict=False).cast(pl.String)
+
+
 def refuse_unreadable_ids(records: pl.DataFrame, source: Source) -> pl.DataFrame:
     """Records; those with a user, item or session id that was no UTF-8 are `unparsable_row`.
 

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 ROWS_OF_A_FRAME = 2**17  # small files are put together until they have as many
 MOST_BYTES_OF_A_RECORD = 64 * 2**20
+MOST_LINES_OF_A_BLOCK = 2**20  # of 16 bytes each, if they fill a block of BLOCK_BYTES
 LINES_LOOKED_AT = 1000  # to tell the types of JSON Lines
 
 
@@ -117,7 +118,7 @@ def read_text(path: str, parser: Parser, source: Source) -> Iterator[pl.DataFram
     """Records of one text file; of each frame they are numbered from 1."""
     file = RawFile(path)
     rest = b""
-    for block in file.text_blocks():
+    for block in small_blocks(file.text_blocks()):
         text = rest + block
         records, rest = parser.parse(text, is_end=False)
         yield records if text.isascii() else refuse_unreadable_ids(records, source)
@@ -128,6 +129,14 @@ def read_text(path: str, parser: Parser, source: Source) -> Iterator[pl.DataFram
         yield refuse_unreadable_ids(parser.parse(rest, is_end=True)[0], source)
     else:  # half a record is none
         yield truncated(path, file.damage.error, readable_bytes=file.damage.num_bytes)
+
+
+def small_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Blocks cut into pieces of about MOST_LINES_OF_A_BLOCK lines: what is in work is bounded by lines too."""
+    for block in blocks:
+        num_pieces = block.count(b"\n") // MOST_LINES_OF_A_BLOCK + 1
+        num_bytes = len(block) // num_pieces + 1
+        yield from (block[start : start + num_bytes] for start in range(0, len(block), num_bytes))
 
 
 def read_typed(path: str, source: Source) -> Iterator[pl.DataFrame]:
@@ -164,7 +173,7 @@ def raw_columns(path: str, source: Source) -> dict[str, str]:
     except (pa.ArrowException, PolarsError, ValueError, OSError):
         return {}
     if kind == "jsonl":
-        return json_types(head.decode(errors="replace").split("\n"), source)
+        return json_types(head, source)
     text = SeparatedText(path, source, SEPARATORS[kind])
     text.parse(head, is_end=True)
     return dict.fromkeys(text.header, "text")

@@ -52,6 +52,8 @@ class SeparatedText:
             text += b"\n"
         cut = text.rfind(b"\n") + 1
         lines, rest = readable(text[:cut]), text[cut:]
+        if b'"' not in lines:
+            lines = without_empty_lines(lines)
         if not self.header:
             lines = self._take_header(lines)
         if not lines or not self.header:
@@ -144,6 +146,26 @@ def readable(lines: bytes) -> bytes:
     except UnicodeDecodeError:
         return lines.decode(errors="replace").encode()
     return lines
+
+
+def without_empty_lines(lines: bytes) -> bytes:
+    """Whole lines without those that are only `\\n`. A field in quotes would lose its empty lines too."""
+    if b"\n\n" not in lines and not lines.startswith(b"\n"):
+        return lines
+    _, is_empty = line_ends(lines)
+    return np.frombuffer(lines, np.uint8)[~is_empty].tobytes()
+
+
+def numbers_of_filled_lines(lines: bytes) -> Positions:
+    """The numbers, from 1, of the lines that `without_empty_lines` keeps."""
+    is_end, is_empty = line_ends(lines)
+    return np.cumsum(is_end, dtype=np.int64)[is_end & ~is_empty]
+
+
+def line_ends(lines: bytes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which bytes of whole lines end a line, and which of these are all that their line has."""
+    is_end = np.frombuffer(lines, np.uint8) == NEWLINE
+    return is_end, is_end & np.concatenate(([True], is_end[:-1]))
 
 
 def find_marks(lines: bytes, separator: str) -> Marks | None:
