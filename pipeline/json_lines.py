@@ -17,7 +17,9 @@ NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 NUMBER_ALONE = f"^({NUMBER})$"
 COULD_BE_NO_ID = r"^(?:true$|false$|\[|\{|-?\d+[.e])"
 """How every JSON value begins that is neither text nor an integer, and some text too."""
-COULD_LOSE_DIGITS = r"\d{15}\.\d|\.(?:00|99)\d|\d[eE][-+]?\d"
+ROUNDED_FROM = 10**15
+"""From which whole number on the last digit of a JSON float is not always read as it stands."""
+COULD_LOSE_DIGITS = r"\d{14}\.\d|\.(?:00|99)\d|\d[eE][-+]?\d"
 """Stands in every line with a number that reads as a whole one and is none: a float holds 15 digits."""
 STEP = re.compile(r"""(?:^|\.)([^.\[\]]+)|\[(\d+)\]|\.?\["([^"]+)"\]|\.?\['([^']+)'\]""")
 
@@ -42,7 +44,7 @@ class JsonLines:
         )
         ids = read.select(json_id(line, pl.col(raw_name(name)), self.paths[name]) for name in self.ids)
         has_odd_id = pl.any_horizontal(read[name].is_not_null() & ids[name].is_null() for name in ids.columns)
-        records = read.with_columns(ids).select(
+        records = read.with_columns(pl.coalesce(ids[name], name) for name in ids.columns).select(
             *map(raw_name, self.paths),
             record=pl.int_range(1, pl.len() + 1),
             fault=pl.when(~pl.col("is_object") | has_odd_id).then(pl.lit("unparsable_row")),
@@ -69,7 +71,7 @@ def json_id(line: pl.Expr, value: pl.Expr, path: str) -> pl.Expr:
     """
     is_unsure = value.str.contains(COULD_BE_NO_ID)
     is_text = pl.when(is_unsure).then(line).str.json_path_match(f"{path}[?(@ >= '')]").is_not_null()
-    whole = whole_number(value.str.extract(NUMBER_ALONE).cast(pl.Float64, strict=False))
+    whole = whole_number(value.str.extract(NUMBER_ALONE).cast(pl.Float64, strict=False), ROUNDED_FROM)
     is_exact = ~loses_digits(pl.when(is_unsure & line.str.contains(COULD_LOSE_DIGITS)).then(line)).fill_null(False)
     return pl.when(is_text | ~is_unsure).then(value).when(is_exact).then(whole)
 
@@ -79,7 +81,8 @@ def loses_digits(line: pl.Expr) -> pl.Expr:
     number = pl.element()
     as_float = number.cast(pl.Float64, strict=False)
     digits = number.str.replace(r"[eE].*$", "").str.replace_all(r"[-.]", "").str.len_bytes()
-    is_rounded = (as_float == as_float.floor()) & (digits > 15) & ~number.str.contains(r"^-?\d+(\.0*)?$")
+    is_near = (as_float - as_float.round()).abs() <= as_float.abs() * 1e-15
+    is_rounded = is_near & (digits > 15) & ~number.str.contains(r"^-?\d+(\.0*)?$")
     return line.str.extract_all(NUMBER).list.eval(is_rounded).list.any()
 
 

@@ -21,6 +21,8 @@ META: dict[str, type[pl.DataType]] = {
     "fault": pl.String,
     "fields": pl.String,
 }
+GAPS_FROM: dict[type[pl.DataType], int] = {pl.Float16: 2**11, pl.Float32: 2**24, pl.Float64: 2**53}
+"""From which whole number on a float does not hold each one: two ids may have become one before it was written."""
 UNREADABLE = "\ufffd"
 MOST_NAMES_TOLD = 30
 
@@ -33,7 +35,7 @@ def raw_name(column: str) -> str:
 def id_columns(source: Source) -> list[str]:
     """The log's columns that say who and what."""
     columns = source.columns
-    return [name for name in (columns.user_id, columns.session_id, columns.item_id) if name]
+    return list(dict.fromkeys(name for name in (columns.user_id, columns.session_id, columns.item_id) if name))
 
 
 def no_records(source: Source) -> pl.DataFrame:
@@ -76,10 +78,33 @@ def fault_rows(fault: str, told: Sequence[tuple[int, str]]) -> pl.DataFrame:
     return rows.with_columns(fault=pl.lit(fault))
 
 
-def whole_number(number: pl.Expr) -> pl.Expr:
-    """A float as the text of the integer that it is; null for a fraction, NaN, and from 2^53 on, where floats have gaps."""
-    is_whole = (number == number.floor()) & (number.abs() < 2**53)
+def whole_number(number: pl.Expr, gaps_from: int = 2**53) -> pl.Expr:
+    """A float as the text of the integer that it is; null for a fraction, NaN, and from where floats have gaps on."""
+    is_whole = (number == number.floor()) & (number.abs() < gaps_from)
     return pl.when(is_whole).then(number).cast(pl.Int64, strict=False).cast(pl.String)
+
+
+def typed_id(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """An id that a typed column holds, as text; null for what is no id: a fraction, a boolean, a rounded number."""
+    if isinstance(kind, pl.Boolean):
+        return pl.lit(None, pl.String)
+    if isinstance(kind, pl.Decimal):
+        return column.cast(pl.String).str.extract(r"^(-?\d+)(?:\.0*)?$")
+    if kind.is_float():
+        return whole_number(column.cast(pl.Float64), GAPS_FROM[type(kind)])
+    return column.cast(pl.String)
+
+
+def with_text_ids(records: pl.DataFrame, source: Source) -> pl.DataFrame:
+    """Records whose ids may be numbers, with ids as text; a row with a value that is no id is `unparsable_row`."""
+    names = [name for name in map(raw_name, id_columns(source)) if not isinstance(records.schema[name], pl.Datetime)]
+    ids = records.select(typed_id(pl.col(name), records.schema[name]).alias(name) for name in names)
+    is_odd = pl.any_horizontal(records[name].is_not_null() & ids[name].is_null() for name in names)
+    fault = pl.col("fault") if "fault" in records.columns else pl.lit(None, pl.String)
+    return records.with_columns(
+        *(pl.coalesce(ids[name], pl.col(name).cast(pl.String)) for name in names),
+        fault=pl.coalesce(fault, pl.when(is_odd).then(pl.lit("unparsable_row"))),
+    )
 
 
 def refuse_unreadable_ids(records: pl.DataFrame, source: Source) -> pl.DataFrame:
@@ -87,7 +112,7 @@ def refuse_unreadable_ids(records: pl.DataFrame, source: Source) -> pl.DataFrame
 
     All that cannot be read becomes U+FFFD, so two ids of the log would become one that is not in it.
     """
-    ids = [raw_name(name) for name in id_columns(source) if raw_name(name) in records.columns]
+    ids = [name for name in map(raw_name, id_columns(source)) if records.schema.get(name) == pl.String]
     if not ids:
         return records
     is_unreadable = pl.any_horizontal(pl.col(name).str.contains(UNREADABLE, literal=True) for name in ids)

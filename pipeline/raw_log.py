@@ -14,7 +14,7 @@ from typing import Protocol
 
 import polars as pl
 import pyarrow as pa
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
 from pipeline.errors import ConfigurationError
 from pipeline.json_lines import JsonLines, json_types
@@ -144,9 +144,9 @@ def read_typed(path: str, source: Source) -> Iterator[pl.DataFrame]:
     num_records = 0
     try:
         for rows in typed_frames(path, source):
-            yield rows.with_columns(record=pl.int_range(1, rows.height + 1))
+            yield refuse_unreadable_ids(rows.with_columns(record=pl.int_range(1, rows.height + 1)), source)
             num_records += rows.height
-    except (pa.ArrowException, PolarsError, UnicodeDecodeError, ValueError) as error:
+    except (pa.ArrowException, PolarsError, PanicException, ValueError) as error:
         yield truncated(path, f"it cannot be read as Parquet: {str(error).rstrip('.')}", readable_rows=num_records)
 
 
@@ -170,7 +170,7 @@ def raw_columns(path: str, source: Source) -> dict[str, str]:
         if kind == "parquet":
             return typed_columns(path)
         head = first_lines(path, LINES_LOOKED_AT if kind == "jsonl" else 1)
-    except (pa.ArrowException, PolarsError, ValueError, OSError):
+    except (pa.ArrowException, PolarsError, PanicException, ValueError, OSError):
         return {}
     if kind == "jsonl":
         return json_types(head, source)

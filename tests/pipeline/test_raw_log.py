@@ -150,19 +150,86 @@ def test_what_is_no_path_into_json_is_refused(tmp_path, name):
         read(path, of=source({"user_id": name, "item_id": "i", "occurred_at": "t"}))
 
 
-def test_a_json_id_is_read_digit_by_digit_or_not_at_all(tmp_path):
-    ids = [
-        "9007199254740993",
-        "18446744073709551615",
-        "123456789012345678901234567890",
-        "1e30",
-        '"1e30"',
-        "1.0",
-        "1.5e2",
-    ]
-    path = write(tmp_path, "a.jsonl", "".join(f'{{"u": {each}, "i": "b", "t": 1}}\n' for each in ids))
-    records = read(path).filter(pl.col("fault").is_null())
-    assert records["raw:u"].to_list() == ["9007199254740993", "18446744073709551615", "1e30", "1.0"]
+def ids_of(path: Path, column: str = "raw:u") -> list[str | None]:
+    """The ids of a file, with None for each row whose ids cannot be read."""
+    rows = read(path).select(pl.when(pl.col("fault").is_null()).then(column)).to_series()
+    return rows.to_list()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("1", "1"),
+        ('"1"', "1"),
+        ("1.0", "1"),
+        ("1.000000000000000000000", "1"),
+        ("-0.0", "0"),
+        ("1.5e2", "150"),
+        ("1E5", "100000"),
+        ("999999999999999.0", "999999999999999"),
+        ("1000000000000000.0", None),
+        ("9007199254740993.0", None),
+        ("99999999999999.02", None),
+        ("9007199254740993", "9007199254740993"),
+        ("18446744073709551615", "18446744073709551615"),
+        ("123456789012345678901234567890", None),
+        ("9" * 10_000, None),
+        ("1.5", None),
+        ("1.0000000000000000001", None),
+        ("1.9999999999999999999", None),
+        ("562949953421311.99", None),
+        ("1e30", None),
+        ('"1e30"', "1e30"),
+        ('"1.0"', "1.0"),
+        ("true", None),
+        ('"true"', "true"),
+        ('["1"]', None),
+        ('"[1]"', "[1]"),
+        ('{"id": "1"}', None),
+        ('"{"', "{"),
+        ("NaN", None),
+        ("-Infinity", None),
+        ('"\\ud800"', None),
+        ('"\\ud83d\\ude00"', "\U0001f600"),
+    ],
+)
+def test_a_json_id_is_text_or_a_whole_number_read_digit_by_digit(tmp_path, value, expected):
+    path = write(tmp_path, "a.jsonl", f'{{"u": {value}, "i": "b", "t": 1, "lat": 12.123456789012345}}\n')
+    assert ids_of(path) == [expected]
+
+
+def test_an_id_deep_in_a_line_follows_the_same_rule(tmp_path):
+    lines = ['{"a": [{"u": 1.0}]}', '{"a": [{"u": "1.0"}]}', '{"a": [{"u": [1]}]}', '{"a": [{"u": {"u": "x"}}]}']
+    path = write(tmp_path, "a.jsonl", "\n".join(lines))
+    records = read(path, of=source({"user_id": "a[0].u", "item_id": "i", "occurred_at": "t"}))
+    assert records["fault"].to_list() == [None, None, "unparsable_row", "unparsable_row"]
+    assert records["raw:a[0].u"].to_list()[:2] == ["1", "1.0"]
+
+
+def test_of_a_json_key_that_stands_twice_the_last_value_counts(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"u": "a", "i": "b", "t": 1, "u": "c"}\n')
+    assert ids_of(path) == ["c"]
+
+
+@pytest.mark.parametrize("depth", [200, 1000, 100_000, 1_000_000])
+@pytest.mark.parametrize(
+    ("before", "opening", "closing", "after"),
+    [
+        ("", "[", "", ""),
+        ("", "[", "]", ""),
+        ('{"u": "a", "x": ', "[", "]", ', "i": "b", "t": 1}'),
+        ('{"u": "a", "x": ', '{"k":', "}", ', "i": "b", "t": 1}'),
+        ("", '{"u":', "", ""),
+    ],
+)
+def test_a_line_that_is_nested_too_deep_is_one_rejected_row(tmp_path, depth, before, opening, closing, after):
+    good = '{"u": "a", "i": "b", "t": 1}'
+    deep = before + opening * depth + ("1" if closing == "}" else "") + closing * depth + after
+    path = write(tmp_path, "a.jsonl", f"{good}\n{deep}\n{good}\n")
+    assert raw_log.raw_columns(str(path), source()) == {"u": "text", "i": "text", "t": "number"}
+    records = read(path)
+    assert records["fault"].to_list() == [None, "unparsable_row", None]
+    assert unparsable(records) == {2: {"line": deep}}
 
 
 def test_every_key_of_a_json_path_is_quoted():
