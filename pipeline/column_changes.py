@@ -4,8 +4,11 @@ import json
 
 import polars as pl
 
+from pipeline.raw_columns import TEXT_LIKE_FLOATS, id_columns
 from pipeline.raw_log import raw_columns
 from pipeline.settings import Source
+
+NO_IDS = ("bool", "list", "object", "Boolean")
 
 
 def tell_columns(files: pl.DataFrame, source: Source) -> pl.DataFrame:
@@ -46,3 +49,25 @@ def differences(name: str, now: dict[str, str], before: dict[str, str]) -> list[
             if before.get(column, kind) != kind
         ),
     ]
+
+
+def odd_ids(new: pl.DataFrame, source: Source) -> list[str]:
+    """A line for each column of a new file that should hold ids and holds what is none, or what a tool has changed."""
+    lines: list[str] = []
+    for path, columns in new.select("path", "columns").drop_nulls("columns").sort("path").rows():
+        kinds, name = json.loads(columns), path.rsplit("/", 1)[-1]
+        for column in id_columns(source):
+            kind = kinds.get(column, "")
+            if kind == TEXT_LIKE_FLOATS:
+                lines.append(
+                    f"{name}: ids in column {column!r} look like 17850.0 or 1.8E+04, as if a tool had made numbers of "
+                    "them; they are kept as they stand, so 17850.0 is another id than 17850. Write the column as text "
+                    "or whole numbers and deliver the file again"
+                )
+            elif kind in NO_IDS:
+                lines.append(
+                    f"{name}: column {column!r} holds values of the type {kind}, which are no ids; such rows are "
+                    "rejected as unparsable_row. Map a column (of JSON a path, like user.id) that holds text or whole "
+                    "numbers"
+                )
+    return lines

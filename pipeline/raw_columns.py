@@ -23,6 +23,8 @@ META: dict[str, type[pl.DataType]] = {
 }
 GAPS_FROM: dict[type[pl.DataType], int] = {pl.Float16: 2**11, pl.Float32: 2**24, pl.Float64: 2**53}
 """From which whole number on a float does not hold each one: two ids may have become one before it was written."""
+TEXT_LIKE_FLOATS = "text like 1.0"
+LIKE_A_FLOAT = r"^-?\d+(?:\.0+|(?:\.\d+)?[eE]\+\d+)$"
 UNREADABLE = "\ufffd"
 MOST_NAMES_TOLD = 30
 
@@ -93,6 +95,14 @@ def typed_id(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
     if kind.is_float():
         return whole_number(column.cast(pl.Float64), GAPS_FROM[type(kind)])
     return column.cast(pl.String)
+
+
+def ids_like_floats(records: pl.DataFrame, source: Source) -> dict[str, str]:
+    """The id columns most of whose values look like 17850.0 or 1.8E+04: a tool has made numbers of them."""
+    names = [name for name in id_columns(source) if raw_name(name) in records.columns]
+    is_float = (pl.col(raw_name(name)).str.strip_chars().str.contains(LIKE_A_FLOAT).mean() > 0.5 for name in names)
+    shares = records.select(expr.fill_null(False).alias(name) for expr, name in zip(is_float, names, strict=True))
+    return {name: TEXT_LIKE_FLOATS for name in names if shares[name].item()}
 
 
 def with_text_ids(records: pl.DataFrame, source: Source) -> pl.DataFrame:

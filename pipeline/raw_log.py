@@ -20,7 +20,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.json_lines import JsonLines, json_types
 from pipeline.odd_lines import OddLines
 from pipeline.raw_bytes import RawFile, first_lines
-from pipeline.raw_columns import META, fault_rows, no_records, refuse_unreadable_ids
+from pipeline.raw_columns import META, fault_rows, ids_like_floats, no_records, refuse_unreadable_ids
 from pipeline.separated_text import SEPARATORS, SeparatedText
 from pipeline.settings import Source
 from pipeline.typed_files import typed_columns, typed_frames
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 ROWS_OF_A_FRAME = 2**17  # small files are put together until they have as many
 MOST_BYTES_OF_A_RECORD = 64 * 2**20
 MOST_LINES_OF_A_BLOCK = 2**20  # of 16 bytes each, if they fill a block of BLOCK_BYTES
-LINES_LOOKED_AT = 1000  # to tell the types of JSON Lines
+LINES_LOOKED_AT = 1000  # to tell the types of columns
 
 
 class Parser(Protocol):
@@ -161,6 +161,8 @@ def truncated(path: str, error: str, **readable: int) -> pl.DataFrame:
 def raw_columns(path: str, source: Source) -> dict[str, str]:
     """Names and types of a file's columns: text for csv and tsv, types as seen for the mapped paths of JSON Lines.
 
+    An id column of text that looks like floats is TEXT_LIKE_FLOATS.
+
     Empty for a file without content, or one whose beginning cannot be read.
     """
     kind = log_format(path, source)
@@ -169,11 +171,12 @@ def raw_columns(path: str, source: Source) -> dict[str, str]:
     try:
         if kind == "parquet":
             return typed_columns(path)
-        head = first_lines(path, LINES_LOOKED_AT if kind == "jsonl" else 1)
+        head = first_lines(path, LINES_LOOKED_AT)
     except (pa.ArrowException, PolarsError, PanicException, ValueError, OSError):
         return {}
     if kind == "jsonl":
-        return json_types(head, source)
-    text = SeparatedText(path, source, SEPARATORS[kind])
-    text.parse(head, is_end=True)
-    return dict.fromkeys(text.header, "text")
+        found, text = json_types(head, source), JsonLines(source)
+        return found | ids_like_floats(text.parse(head, is_end=True)[0], source)
+    table = SeparatedText(path, source, SEPARATORS[kind])
+    rows, _ = table.parse(head, is_end=True)
+    return dict.fromkeys(table.header, "text") | ids_like_floats(rows, source)
