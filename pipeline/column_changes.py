@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 
-from pipeline.raw_columns import TEXT_LIKE_FLOATS, id_columns
+from pipeline.raw_columns import TEXT_LIKE_FLOATS, about_float_ids, id_columns
 from pipeline.raw_log import raw_columns
 from pipeline.settings import Source
 
@@ -59,11 +59,7 @@ def odd_ids(new: pl.DataFrame, source: Source) -> list[str]:
         for column in id_columns(source):
             kind = kinds.get(column, "")
             if kind == TEXT_LIKE_FLOATS:
-                lines.append(
-                    f"{name}: ids in column {column!r} look like 17850.0 or 1.8E+04, as if a tool had made numbers of "
-                    "them; they are kept as they stand, so 17850.0 is another id than 17850. Write the column as text "
-                    "or whole numbers and deliver the file again"
-                )
+                lines.append(about_float_ids(name, column))
             elif kind in NO_IDS:
                 lines.append(
                     f"{name}: column {column!r} holds values of the type {kind}, which are no ids; such rows are "

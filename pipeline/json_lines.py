@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.errors import ConfigurationError
-from pipeline.raw_columns import id_columns, raw_name, whole_number
+from pipeline.raw_columns import Section, id_columns, raw_name, whole_number
 from pipeline.separated_text import readable, without_empty_lines
 from pipeline.settings import Source
 
@@ -27,9 +27,10 @@ STEP = re.compile(r"""(?:^|\.)([^.\[\]]+)|\[(\d+)\]|\.?\["([^"]+)"\]|\.?\['([^']
 class JsonLines:
     """What turns blocks of text into records."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Section) -> None:
         self.ids = id_columns(source)
-        self.paths = {name: json_path(name) for name in source.named_columns}
+        path = json_path if isinstance(source, Source) else key_path  # a side table is flat
+        self.paths = {name: path(name) for name in source.named_columns}
 
     def parse(self, text: bytes, is_end: bool) -> tuple[pl.DataFrame, bytes]:
         """The records of a text, numbered from 1, and what is left of it: the beginning of a line."""
@@ -116,6 +117,11 @@ def json_path(name: str) -> str:
     return "$" + "".join(f"[{step}]" if isinstance(step, int) else quoted(step) for step in json_steps(name))
 
 
+def key_path(key: str) -> str:
+    """The JSON path of a key of the whole object."""
+    return "$" + quoted(key)
+
+
 def quoted(key: str) -> str:
     """A key in the quotes that it does not hold itself."""
     mark = '"' if "'" in key else "'"
@@ -125,7 +131,7 @@ def quoted(key: str) -> str:
 def in_fields(column: str) -> list[pl.Expr]:
     """An id column as the `fields` of a rejected row have it: by its name, and by the path that the name is."""
     fields = pl.col("fields")
-    paths = ("$" + quoted(column), json_path(column))
+    paths = (key_path(column), json_path(column))
     return [json_id(fields, fields.str.json_path_match(path), path).str.strip_chars() for path in paths]
 
 

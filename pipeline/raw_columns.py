@@ -11,7 +11,10 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 
 from pipeline.errors import ConfigurationError
-from pipeline.settings import Source
+from pipeline.settings import Items, Source
+
+Section = Source | Items
+"""The sections of the site file that name columns of raw files."""
 
 RAW = "raw:"
 """Stands before a column of the log, so that it never clashes with one of ours."""
@@ -34,10 +37,17 @@ def raw_name(column: str) -> str:
     return RAW + column
 
 
-def id_columns(source: Source) -> list[str]:
-    """The log's columns that say who and what."""
+def id_columns(source: Section) -> list[str]:
+    """The columns that say who and what."""
+    if isinstance(source, Items):
+        return [source.columns.item_id]
     columns = source.columns
     return list(dict.fromkeys(name for name in (columns.user_id, columns.session_id, columns.item_id) if name))
+
+
+def section_name(source: Section) -> str:
+    """What the site file calls a section."""
+    return "items" if isinstance(source, Items) else "source"
 
 
 def no_records(source: Source) -> pl.DataFrame:
@@ -45,7 +55,7 @@ def no_records(source: Source) -> pl.DataFrame:
     return pl.DataFrame(schema={**{raw_name(name): pl.String for name in source.named_columns}, **META})
 
 
-def check_columns(path: str, present: Iterable[str], source: Source) -> None:
+def check_columns(path: str, present: Iterable[str], source: Section) -> None:
     """Refuse a file that lacks a column which the site file names."""
     present = list(present)
     for name in source.named_columns:
@@ -53,7 +63,8 @@ def check_columns(path: str, present: Iterable[str], source: Source) -> None:
             near = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigurationError(
-                f"{path} has no column {name!r}{hint}; it has {listed(present)}. Mend `source` in the site file"
+                f"{path} has no column {name!r}{hint}; it has {listed(present)}. Mend `{section_name(source)}` "
+                "in the site file"
             )
 
 
@@ -97,7 +108,7 @@ def typed_id(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
     return column.cast(pl.String)
 
 
-def ids_like_floats(records: pl.DataFrame, source: Source) -> dict[str, str]:
+def ids_like_floats(records: pl.DataFrame, source: Section) -> dict[str, str]:
     """The id columns most of whose values look like 17850.0 or 1.8E+04: a tool has made numbers of them."""
     names = [name for name in id_columns(source) if raw_name(name) in records.columns]
     is_float = (pl.col(raw_name(name)).str.strip_chars().str.contains(LIKE_A_FLOAT).mean() > 0.5 for name in names)
@@ -105,7 +116,16 @@ def ids_like_floats(records: pl.DataFrame, source: Source) -> dict[str, str]:
     return {name: TEXT_LIKE_FLOATS for name in names if shares[name].item()}
 
 
-def with_text_ids(records: pl.DataFrame, source: Source) -> pl.DataFrame:
+def about_float_ids(file: str, column: str) -> str:
+    """What to say of a column that `ids_like_floats` names."""
+    return (
+        f"{file}: ids in column {column!r} look like 17850.0 or 1.8E+04, as if a tool had made numbers of them. They "
+        "stay as they are, so 17850.0 is another id than 17850. Write the column as text or whole numbers and deliver "
+        "the file again"
+    )
+
+
+def with_text_ids(records: pl.DataFrame, source: Section) -> pl.DataFrame:
     """Records whose ids may be numbers, with ids as text; a row with a value that is no id is `unparsable_row`."""
     names = [name for name in map(raw_name, id_columns(source)) if not isinstance(records.schema[name], pl.Datetime)]
     ids = records.select(typed_id(pl.col(name), records.schema[name]).alias(name) for name in names)
@@ -117,7 +137,7 @@ def with_text_ids(records: pl.DataFrame, source: Source) -> pl.DataFrame:
     )
 
 
-def refuse_unreadable_ids(records: pl.DataFrame, source: Source) -> pl.DataFrame:
+def refuse_unreadable_ids(records: pl.DataFrame, source: Section) -> pl.DataFrame:
     """Records; those with a user, item or session id that was no UTF-8 are `unparsable_row`.
 
     All that cannot be read becomes U+FFFD, so two ids of the log would become one that is not in it.

@@ -14,8 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.raw_columns import check_columns, fault_rows, raw_name, tell_apart
-from pipeline.settings import Source
+from pipeline.raw_columns import Section, check_columns, fault_rows, raw_name, tell_apart
 
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 NEWLINE, RETURN, QUOTE = 10, 13, 34
@@ -42,8 +41,8 @@ class Marks:
 class SeparatedText:
     """A file's header, once it was seen, and what turns blocks of its text into records."""
 
-    def __init__(self, path: str, source: Source, separator: str) -> None:
-        self.path, self.source, self.separator = path, source, separator
+    def __init__(self, path: str, source: Section, separator: str, names: list[str] | None = None) -> None:
+        self.path, self.source, self.separator, self.names = path, source, separator, names
         self.header: list[str] = []
 
     def parse(self, text: bytes, is_end: bool) -> tuple[pl.DataFrame, bytes]:
@@ -70,14 +69,19 @@ class SeparatedText:
         return records, left + rest
 
     def _take_header(self, lines: bytes) -> bytes:
-        """Learn the header from the first line that is not blank; what follows it is left."""
+        """Learn the header from the first line that is not blank; what follows it is left.
+
+        Of a file whose names are given that line is a record; what it has beyond them are columns without a name.
+        """
         text = lines.lstrip(b"\r\n")
         first, _, others = text.partition(b"\n")
         if first:
             names = split_fields(first.decode().rstrip("\r"), self.separator) or [first.decode()]
+            if self.names:
+                names = self.names + [f"column_{n + 1}" for n in range(len(self.names), len(names))]
             check_columns(self.path, names, self.source)
             self.header = tell_apart(names)
-        return others
+        return text if self.names else others
 
     def _split(self, lines: bytes, marks: Marks, has_quotes: bool) -> pl.DataFrame | None:
         """Records of well quoted lines; None if quotes must be looked at one by one."""

@@ -10,8 +10,16 @@ import pyarrow.parquet as pq
 from polars.exceptions import PanicException, PolarsError
 
 from pipeline.errors import ConfigurationError
-from pipeline.raw_columns import RAW, check_columns, id_columns, raw_name, tell_apart, with_text_ids
-from pipeline.settings import Source
+from pipeline.raw_columns import (
+    RAW,
+    Section,
+    check_columns,
+    id_columns,
+    raw_name,
+    section_name,
+    tell_apart,
+    with_text_ids,
+)
 
 ROWS_AT_A_TIME = 2**18
 DAYS_1_TO_9999 = (-719_162, 2_932_896)
@@ -19,7 +27,7 @@ YEARS_1_TO_9999 = (-719_162 * 86_400_000_000, 2_932_897 * 86_400_000_000 - 1)
 BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 
 
-def typed_frames(path: str, source: Source) -> Iterator[pl.DataFrame]:
+def typed_frames(path: str, source: Section) -> Iterator[pl.DataFrame]:
     """The records of one file; columns that nobody wants are left out if they are nested or cannot be told as text.
 
     Raises ConfigurationError for a missing or nested column that is wanted, ArrowException, ValueError or OSError for
@@ -49,13 +57,13 @@ def typed_frames(path: str, source: Source) -> Iterator[pl.DataFrame]:
             yield with_text_ids(pl.DataFrame(columns), source)
 
 
-def check_flat(path: str, schema: pa.Schema, source: Source) -> None:
+def check_flat(path: str, schema: pa.Schema, source: Section) -> None:
     """Refuse a wanted column that holds lists or structs."""
     for name in source.named_columns:
         kind = schema.field(schema.get_all_field_indices(name)[0]).type
         if pa.types.is_nested(kind):
             raise ConfigurationError(
-                f"column {name!r} of {path} is a {kind}; name a column of plain values in `source`"
+                f"column {name!r} of {path} is a {kind}; name a column of plain values in `{section_name(source)}`"
             )
 
 
