@@ -4,8 +4,11 @@ import json
 
 import polars as pl
 
+from pipeline.raw_columns import TEXT_LIKE_FLOATS, about_float_ids, id_columns
 from pipeline.raw_log import raw_columns
 from pipeline.settings import Source
+
+NO_IDS = ("bool", "list", "object", "Boolean")
 
 
 def tell_columns(files: pl.DataFrame, source: Source) -> pl.DataFrame:
@@ -46,3 +49,21 @@ def differences(name: str, now: dict[str, str], before: dict[str, str]) -> list[
             if before.get(column, kind) != kind
         ),
     ]
+
+
+def odd_ids(new: pl.DataFrame, source: Source) -> list[str]:
+    """A line for each column of a new file that should hold ids and holds what is none, or what a tool has changed."""
+    lines: list[str] = []
+    for path, columns in new.select("path", "columns").drop_nulls("columns").sort("path").rows():
+        kinds, name = json.loads(columns), path.rsplit("/", 1)[-1]
+        for column in id_columns(source):
+            kind = kinds.get(column, "")
+            if kind == TEXT_LIKE_FLOATS:
+                lines.append(about_float_ids(name, column))
+            elif kind in NO_IDS:
+                lines.append(
+                    f"{name}: column {column!r} holds values of the type {kind}, which are no ids; such rows are "
+                    "rejected as unparsable_row. Map a column (of JSON a path, like user.id) that holds text or whole "
+                    "numbers"
+                )
+    return lines

@@ -27,7 +27,7 @@ import polars as pl
 
 from pipeline.bots import VISITOR_DAY, find_bots
 from pipeline.catalogue import known_items
-from pipeline.column_changes import column_changes, tell_columns
+from pipeline.column_changes import column_changes, odd_ids, tell_columns
 from pipeline.days import read_days, update_days
 from pipeline.errors import ConfigurationError, ContractError, RetryableError
 from pipeline.forgotten import blank_rejected, forgotten_users, part_forgotten, without_text
@@ -62,7 +62,7 @@ def ingest(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
     if changed.is_empty() and gone.is_empty():
         return delivery_counts(pinned, day)
     changed = tell_columns(changed, site.source)
-    news = column_changes(changed, known)
+    news = [*column_changes(changed, known), *odd_ids(changed, site.source)]
     for line in news:
         log.warning(line)
     with tempfile.TemporaryDirectory(prefix="nightjar-ingest-") as folder:

@@ -14,8 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.raw_columns import check_columns, fault_rows, raw_name, tell_apart
-from pipeline.settings import Source
+from pipeline.raw_columns import Section, check_columns, fault_rows, raw_name, tell_apart
 
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 NEWLINE, RETURN, QUOTE = 10, 13, 34
@@ -42,8 +41,8 @@ class Marks:
 class SeparatedText:
     """A file's header, once it was seen, and what turns blocks of its text into records."""
 
-    def __init__(self, path: str, source: Source, separator: str) -> None:
-        self.path, self.source, self.separator = path, source, separator
+    def __init__(self, path: str, source: Section, separator: str, names: list[str] | None = None) -> None:
+        self.path, self.source, self.separator, self.names = path, source, separator, names
         self.header: list[str] = []
 
     def parse(self, text: bytes, is_end: bool) -> tuple[pl.DataFrame, bytes]:
@@ -52,6 +51,8 @@ class SeparatedText:
             text += b"\n"
         cut = text.rfind(b"\n") + 1
         lines, rest = readable(text[:cut]), text[cut:]
+        if b'"' not in lines:
+            lines = without_empty_lines(lines)
         if not self.header:
             lines = self._take_header(lines)
         if not lines or not self.header:
@@ -68,14 +69,19 @@ class SeparatedText:
         return records, left + rest
 
     def _take_header(self, lines: bytes) -> bytes:
-        """Learn the header from the first line that is not blank; what follows it is left."""
+        """Learn the header from the first line that is not blank; what follows it is left.
+
+        Of a file whose names are given that line is a record; what it has beyond them are columns without a name.
+        """
         text = lines.lstrip(b"\r\n")
         first, _, others = text.partition(b"\n")
         if first:
             names = split_fields(first.decode().rstrip("\r"), self.separator) or [first.decode()]
+            if self.names:
+                names = self.names + [f"column_{n + 1}" for n in range(len(self.names), len(names))]
             check_columns(self.path, names, self.source)
             self.header = tell_apart(names)
-        return others
+        return text if self.names else others
 
     def _split(self, lines: bytes, marks: Marks, has_quotes: bool) -> pl.DataFrame | None:
         """Records of well quoted lines; None if quotes must be looked at one by one."""
@@ -144,6 +150,26 @@ def readable(lines: bytes) -> bytes:
     except UnicodeDecodeError:
         return lines.decode(errors="replace").encode()
     return lines
+
+
+def without_empty_lines(lines: bytes) -> bytes:
+    """Whole lines without those that are only `\\n`. A field in quotes would lose its empty lines too."""
+    if b"\n\n" not in lines and not lines.startswith(b"\n"):
+        return lines
+    _, is_empty = line_ends(lines)
+    return np.frombuffer(lines, np.uint8)[~is_empty].tobytes()
+
+
+def numbers_of_filled_lines(lines: bytes) -> Positions:
+    """The numbers, from 1, of the lines that `without_empty_lines` keeps."""
+    is_end, is_empty = line_ends(lines)
+    return np.cumsum(is_end, dtype=np.int64)[is_end & ~is_empty]
+
+
+def line_ends(lines: bytes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which bytes of whole lines end a line, and which of these are all that their line has."""
+    is_end = np.frombuffer(lines, np.uint8) == NEWLINE
+    return is_end, is_end & np.concatenate(([True], is_end[:-1]))
 
 
 def find_marks(lines: bytes, separator: str) -> Marks | None:

@@ -235,6 +235,11 @@ class Items(Section):
     unknown: Literal["keep", "reject"] = "keep"
     """What becomes of an event whose item is not in the side table of its file's own day."""
 
+    @property
+    def named_columns(self) -> list[str]:
+        """The side table's columns that the site file names, each once."""
+        return list(dict.fromkeys(name for name in self.columns.model_dump().values() if name))
+
 
 class Sessions(Section):
     """Where one visit ends and the next begins; the rules also cut session ids given by the log."""

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.catalogue import latest_items, update_items
+from pipeline.catalogue import latest_items, read_side_table, update_items
 from pipeline.errors import ConfigurationError
 from pipeline.tables import ITEMS
 
@@ -85,6 +85,99 @@ def test_a_side_table_whose_rows_name_no_item_is_refused(make_small):
         update(shop, DAY_1)
 
 
+def items_of(shop: Any) -> dict[str, Any]:
+    """Item -> title, of the items that the side table describes."""
+    items, _ = read_side_table(shop.site, shop.site.items, DAY_1)
+    return dict(items.select("item_id", "title").iter_rows())
+
+
+SMALL = {"item_id": "id", "title": "name"}
+GOOD = '{"id": "a", "name": "x"}'
+
+
+def test_a_row_with_a_blank_id_describes_no_item_and_is_counted(make_small, caplog):
+    shop = make_small(items={"path": "raw/i.csv", "columns": SMALL})
+    blanks = ["", " ", "\t ", '""', '"  "']
+    (shop.home / "raw/i.csv").write_text("\n".join(["id,name", "a,x", *(f"{blank},y" for blank in blanks)]))
+    shop.deliver("2026-03-01", row(1, "a"))
+    shop.ingest(DAY_1)
+    assert update_items(shop.site, shop.store, DAY_1) == {"items": 1, "items_rejected": {"missing_item": 5}}
+    assert latest_items(shop.store, DAY_1)["item_id"].to_list() == ["a"]
+    assert "5 rows describe no item (missing_item, the first is record 2): their 'id' is empty" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no json",
+        "[" * 1000,
+        "[" * 100_000,
+        '{"id": "b", "x": ' + "[" * 1000 + "]" * 1000 + "}",
+        '{"id": "b", "x": ' + "[" * 1_000_000 + "]" * 1_000_000 + "}",
+        '{"id": ' + "9" * 10_000 + "}",
+        '{"id": NaN}',
+        '{"id": "\\ud800"}',
+        '{"id": true}',
+        '{"id": ["b"]}',
+        '{"id": {"b": 1}}',
+        '{"id": 1.5}',
+        '{"id": 9007199254740993.0}',
+    ],
+    ids=lambda line: line[:20],
+)
+def test_a_line_of_the_side_table_that_cannot_be_read_is_one_item_less(make_small, line):
+    shop = make_small(items={"path": "raw/i.jsonl", "columns": SMALL})
+    (shop.home / "raw/i.jsonl").write_text(f'{GOOD}\n{line}\n{{"id": 7.0, "name": "z"}}\n')
+    assert items_of(shop) == {"a": "x", "7": "z"}
+    _, rejected = read_side_table(shop.site, shop.site.items, DAY_1)
+    assert rejected.select("record", "reason").rows() == [(2, "unparsable_row")]
+
+
+@pytest.mark.parametrize("line", ["b", "b,y,z", '"b,y', "b\xff,y"])
+def test_a_csv_row_of_the_side_table_that_cannot_be_read_is_one_item_less(make_small, line):
+    shop = make_small(items={"path": "raw/i.csv", "columns": SMALL})
+    (shop.home / "raw/i.csv").write_bytes(f"id,name\na,x\n{line}\nc,z\n".encode("latin-1"))
+    assert items_of(shop) == {"a": "x", "c": "z"}
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (pl.Series([7.0, 8.5, None, float("nan"), 2.0**53]), ["7"]),
+        (pl.Series(["7.00", "8.50"]).cast(pl.Decimal(10, 2)), ["7"]),
+        (pl.Series(["a", " ", "", None]).cast(pl.Categorical), ["a"]),
+    ],
+)
+def test_item_ids_of_a_typed_side_table_follow_the_rule_of_the_log(make_small, ids, expected):
+    shop = make_small(items={"path": "raw/i.parquet", "columns": SMALL})
+    table = pl.DataFrame({"id": ids, "name": "x", "tags": [[1]] * len(ids)})
+    table.write_parquet(shop.home / "raw/i.parquet")
+    assert sorted(items_of(shop)) == expected
+
+
+def test_a_side_table_whose_ids_look_like_floats_is_reported(make_small, caplog):
+    shop = make_small(items={"path": "raw/i.csv", "columns": SMALL})
+    (shop.home / "raw/i.csv").write_text("id,name\n7.0,x\n8.0,y\n")
+    shop.deliver("2026-03-01", row(1, "7.0"))
+    update(shop, DAY_1)
+    assert sorted(items_of(shop)) == ["7.0", "8.0"]
+    assert "i.csv: ids in column 'id' look like 17850.0" in caplog.text
+
+
+def test_a_damaged_side_table_is_refused_whole(make_small):
+    shop = make_small(items={"path": "raw/i.csv.gz", "columns": SMALL})
+    packed = gzip.compress(b"id,name\n" + b"".join(b"%d,x\n" % n for n in range(1000)))
+    (shop.home / "raw/i.csv.gz").write_bytes(packed[:-20])
+    with pytest.raises(ConfigurationError, match=r"cannot read the items of .*i\.csv\.gz: it was cut"):
+        items_of(shop)
+
+
+def test_names_of_the_site_file_may_be_fewer_than_the_columns_of_the_file(make_small):
+    shop = make_small(items={"path": "raw/i.dat", "columns": SMALL, "separator": "|", "header": ["id", "name"]})
+    (shop.home / "raw/i.dat").write_text("a|x|1|2\nb|y|3|4\n")
+    assert items_of(shop) == {"a": "x", "b": "y"}
+
+
 def test_a_site_without_a_side_table_knows_its_items_from_the_log(small):
     small.deliver("2026-03-01", row(1, "a"))
     small.deliver("2026-03-02", row(2, "a"), row(2, "b"))
@@ -142,7 +235,7 @@ def test_a_missing_side_table_is_named(shop):
 
 
 @pytest.mark.parametrize(
-    ("header", "said"), [("id;name", "has no column 'kind'; it has id, name"), ("", "cannot read")]
+    ("header", "said"), [("id;name", r"has no column 'kind' .*; it has id, name"), ("", "cannot read")]
 )
 def test_a_side_table_that_is_not_as_it_should_be_is_refused(shop, header, said):
     shop.deliver("2026-03-01", row(1, "a"))

@@ -4,7 +4,7 @@ from datetime import date
 import polars as pl
 import pytest
 
-from pipeline.column_changes import column_changes, tell_columns
+from pipeline.column_changes import column_changes, odd_ids, tell_columns
 from pipeline.settings import Source
 
 DAYS = [date(2026, 3, day) for day in range(1, 6)]
@@ -79,3 +79,23 @@ def test_parquet_columns_have_the_types_of_the_file(tmp_path):
     (tmp_path / "b.parquet").write_bytes(b"no parquet")
     told = tell_columns(pl.DataFrame({"path": [str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")]}), SOURCE)
     assert told["columns"].to_list() == ['{"u": "Int64", "i": "String", "t": "Float64"}', None]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", "u,i,t\n17850.0,a,1\n17851.0,b,1.0\n,c,1\n", "a.csv: ids in column 'u' look like 17850.0 or 1.8E+04"),
+        ("a.csv", "u,i,t\n1,1.79E+04,1\n2,1.79E+04,1\n", "a.csv: ids in column 'i' look like 17850.0 or 1.8E+04"),
+        ("a.jsonl", '{"u": "7.0", "i": "a", "t": 1}', "a.jsonl: ids in column 'u' look like 17850.0 or 1.8E+04"),
+        ("a.jsonl", '{"u": {"id": 1}, "i": "a", "t": 1}', "a.jsonl: column 'u' holds values of the type object"),
+        ("a.jsonl", '{"u": "a", "i": true, "t": 1}', "a.jsonl: column 'i' holds values of the type bool"),
+        ("a.csv", "u,i,t\n17850,a,1.0\n17851,b,2.0\n17.5,b,2.0\n9.0,b,2\n", None),
+        ("a.jsonl", '{"u": 7.0, "i": "a", "t": true}', None),
+        ("a.csv", "u,i,t\n,,\n", None),
+    ],
+)
+def test_a_column_whose_ids_a_tool_has_changed_or_that_holds_none_is_reported(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    lines = odd_ids(tell_columns(pl.DataFrame({"path": [str(tmp_path / name)]}), SOURCE), SOURCE)
+    assert len(lines) == (said is not None)
+    assert not said or lines[0].startswith(said)

@@ -1,19 +1,22 @@
 import gzip
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import raw_bytes, raw_log
+from pipeline import json_lines, raw_bytes, raw_log, separated_text
 from pipeline.errors import ConfigurationError
-from pipeline.json_lines import json_path
+from pipeline.json_lines import in_fields, json_path
+from pipeline.normalise import whole_row
 from pipeline.raw_columns import no_records
-from pipeline.raw_log import file_format, read_raw_log
+from pipeline.raw_log import file_format, read_raw_log, small_blocks
 from pipeline.settings import Source
 
 COLUMNS = {"user_id": "u", "item_id": "i", "occurred_at": "t"}
@@ -150,19 +153,150 @@ def test_what_is_no_path_into_json_is_refused(tmp_path, name):
         read(path, of=source({"user_id": name, "item_id": "i", "occurred_at": "t"}))
 
 
-def test_a_json_id_is_read_digit_by_digit_or_not_at_all(tmp_path):
-    ids = [
-        "9007199254740993",
-        "18446744073709551615",
-        "123456789012345678901234567890",
-        "1e30",
-        '"1e30"',
-        "1.0",
-        "1.5e2",
-    ]
-    path = write(tmp_path, "a.jsonl", "".join(f'{{"u": {each}, "i": "b", "t": 1}}\n' for each in ids))
-    records = read(path).filter(pl.col("fault").is_null())
-    assert records["raw:u"].to_list() == ["9007199254740993", "18446744073709551615", "1e30", "1.0"]
+def ids_of(path: Path, column: str = "raw:u") -> list[str | None]:
+    """The ids of a file, with None for each row whose ids cannot be read."""
+    rows = read(path).select(pl.when(pl.col("fault").is_null()).then(column)).to_series()
+    return rows.to_list()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("1", "1"),
+        ('"1"', "1"),
+        ("1.0", "1"),
+        ("1.000000000000000000000", "1"),
+        ("-0.0", "0"),
+        ("1.5e2", "150"),
+        ("1E5", "100000"),
+        ("999999999999999.0", "999999999999999"),
+        ("1000000000000000.0", None),
+        ("9007199254740993.0", None),
+        ("99999999999999.02", None),
+        ("9007199254740993", "9007199254740993"),
+        ("18446744073709551615", "18446744073709551615"),
+        ("123456789012345678901234567890", None),
+        ("9" * 10_000, None),
+        ("1.5", None),
+        ("1.0000000000000000001", None),
+        ("1.9999999999999999999", None),
+        ("562949953421311.99", None),
+        ("1e30", None),
+        ('"1e30"', "1e30"),
+        ('"1.0"', "1.0"),
+        ("true", None),
+        ('"true"', "true"),
+        ('["1"]', None),
+        ('"[1]"', "[1]"),
+        ('{"id": "1"}', None),
+        ('"{"', "{"),
+        ("NaN", None),
+        ("-Infinity", None),
+        ('"\\ud800"', None),
+        ('"\\ud83d\\ude00"', "\U0001f600"),
+    ],
+)
+def test_a_json_id_is_text_or_a_whole_number_read_digit_by_digit(tmp_path, value, expected):
+    path = write(tmp_path, "a.jsonl", f'{{"u": {value}, "i": "b", "t": 1, "lat": 12.123456789012345}}\n')
+    assert ids_of(path) == [expected]
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (
+            pl.Series([1002.0, None, -3.0, 2.5, NAN, 2.0**53 - 1, 2.0**53]),
+            ["1002", "", "-3", None, None, "9007199254740991", None],
+        ),
+        (pl.Series([1002.0, 2.0**24 - 1, 2.0**24], dtype=pl.Float32), ["1002", "16777215", None]),
+        (pl.Series(["7.00", "7.50", None]).cast(pl.Decimal(10, 2)), ["7", None, ""]),
+        (pl.Series(["9" * 30]).cast(pl.Decimal(38, 0)), ["9" * 30]),
+        (pl.Series([True, False, None]), [None, None, ""]),
+        (pl.Series([2**64 - 1], dtype=pl.UInt64), [str(2**64 - 1)]),
+        (pl.Series(["a", "1.0", None], dtype=pl.Categorical), ["a", "1.0", ""]),
+        (pl.Series([b"a", b"\xff", b"\xfe"]), ["a", None, None]),
+    ],
+    ids=lambda value: str(value.dtype) if isinstance(value, pl.Series) else "",
+)
+def test_an_id_of_a_typed_column_is_text_or_a_whole_number(tmp_path, ids, expected):
+    """In `expected` None stands for a rejected row, "" for a row without an id."""
+    pl.DataFrame({"u": ids, "i": "b", "t": 1}).write_parquet(tmp_path / "a.parquet")
+    records = read(tmp_path / "a.parquet")
+    kept = [None if fault else told or "" for told, fault in records.select("raw:u", "fault").rows()]
+    assert kept == expected
+    assert set(records["fault"].drop_nulls()) <= {"unparsable_row"}
+
+
+@pytest.mark.parametrize("is_id", [False, True])
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1, 2], pa.duration("us")),
+        pa.array([b"1" * 16, None], pa.uuid()),
+        pa.array([1, 2], pa.timestamp("us", "+05:30")),
+        pa.array([2**63 - 1, -(2**63) + 1], pa.timestamp("us")),
+        pa.array([2**31 - 1, -(2**31)], pa.int32()).view(pa.date32()),
+        pa.array([Decimal(1), Decimal(2)], pa.decimal256(40, 0)),
+        pa.array([b"a", b"\xff"]).dictionary_encode(),
+        pa.array([1.0, 2.5], pa.float16()),
+        pa.array([1, 2], pa.time64("ns")),
+        pa.nulls(2),
+    ],
+    ids=lambda column: str(getattr(column, "type", column)),
+)
+def test_no_type_of_a_column_ends_a_delivery(tmp_path, column, is_id):
+    mapped = {"u": column} if is_id else {"u": pa.array(["a", "b"]), "more": column}
+    pq.write_table(pa.table(mapped | {"i": ["x", "y"], "t": [1, 2]}), tmp_path / "a.parquet")
+    records = read(tmp_path / "a.parquet")
+    assert records.height == 2
+    assert json.loads(records.select(whole_row(records)).to_series()[0])["i"] == "x"
+    if not is_id:
+        assert records["fault"].to_list() == [None, None]
+
+
+def test_an_id_deep_in_a_line_follows_the_same_rule(tmp_path):
+    lines = ['{"a": [{"u": 1.0}]}', '{"a": [{"u": "1.0"}]}', '{"a": [{"u": [1]}]}', '{"a": [{"u": {"u": "x"}}]}']
+    path = write(tmp_path, "a.jsonl", "\n".join(lines))
+    records = read(path, of=source({"user_id": "a[0].u", "item_id": "i", "occurred_at": "t"}))
+    assert records["fault"].to_list() == [None, None, "unparsable_row", "unparsable_row"]
+    assert records["raw:a[0].u"].to_list()[:2] == ["1", "1.0"]
+
+
+def test_a_rejected_row_is_found_by_the_id_that_its_number_is():
+    rows = pl.DataFrame(
+        {"fields": ['{"u": 1002.0}', '{"u": "1002.0"}', '{"u": " 1002"}', '{"u": true}', '["x"]', None]}
+    )
+    by_name, by_path = rows.select(value.alias(str(n)) for n, value in enumerate(in_fields("u")))
+    assert by_name.to_list() == by_path.to_list() == ["1002", "1002.0", "1002", None, None, None]
+
+
+def test_of_a_json_key_that_stands_twice_the_last_value_counts(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"u": "a", "i": "b", "t": 1, "u": "c"}\n')
+    assert ids_of(path) == ["c"]
+
+
+@pytest.mark.parametrize("depth", [200, 1000, 100_000, 1_000_000])
+@pytest.mark.parametrize(
+    ("before", "opening", "closing", "after"),
+    [
+        ("", "[", "", ""),
+        ("", "[", "]", ""),
+        ('{"u": "a", "x": ', "[", "]", ', "i": "b", "t": 1}'),
+        ('{"u": "a", "x": ', '{"k":', "}", ', "i": "b", "t": 1}'),
+        ("", '{"u":', "", ""),
+    ],
+)
+def test_a_line_that_is_nested_too_deep_is_one_rejected_row(tmp_path, depth, before, opening, closing, after):
+    good = '{"u": "a", "i": "b", "t": 1}'
+    deep = before + opening * depth + ("1" if closing == "}" else "") + closing * depth + after
+    path = write(tmp_path, "a.jsonl", f"{good}\n{deep}\n{good}\n")
+    assert raw_log.raw_columns(str(path), source()) == {"u": "text", "i": "text", "t": "number"}
+    records = read(path)
+    assert records["fault"].to_list() == [None, "unparsable_row", None]
+    assert unparsable(records) == {2: {"line": deep}}
 
 
 def test_every_key_of_a_json_path_is_quoted():
@@ -175,6 +309,62 @@ def test_lines_that_are_no_json_object_are_unparsable_and_blank_lines_are_no_rec
     records = read(path)
     assert unparsable(records) == {2: {"line": '{"u": "a"'}, 3: {"line": "[1]"}, 4: {"line": '"x"'}}
     assert records.filter(pl.col("fault").is_null())["record"].to_list() == [1, 5]
+
+
+def test_user_and_session_may_be_one_column(tmp_path):
+    of = source({"user_id": "u", "session_id": "u", "item_id": "i", "occurred_at": "t"})
+    path = write(tmp_path, "a.jsonl", '{"u": 1.0, "i": "b", "t": 1}')
+    assert read(path, of=of)["raw:u"].to_list() == ["1"]
+
+
+# --- blank and short lines
+
+BLANKS = 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "row"),
+    [
+        ("a.csv.gz", "u,i,t\n", "a,b,1\n"),
+        ("a.tsv.gz", "u\ti\tt\n", "a\tb\t1\n"),
+        ("a.jsonl.gz", "", '{"u": "a", "i": "b", "t": 1}\n'),
+    ],
+)
+@pytest.mark.parametrize("blank", ["\n", "\r\n"])
+def test_of_millions_of_blank_lines_only_the_rows_between_them_are_looked_at(
+    tmp_path, monkeypatch, name, header, row, blank
+):
+    heights = []
+    monkeypatch.setattr(separated_text, "find_marks", counted(separated_text.find_marks, heights))
+    monkeypatch.setattr(json_lines, "as_lines", counted(json_lines.as_lines, heights))
+    text = blank + header + blank * BLANKS + row + blank * BLANKS + row
+    records = read(write(tmp_path, name, gzip.compress(text.encode(), 1)))
+    assert triples(records) == [("a", "b", "1")] * 2
+    assert records["record"].to_list() == [1, 2]
+    assert sum(heights) < 100
+
+
+def counted(function: Any, counts: list[int]) -> Any:
+    """The function, keeping how many lines each text has that it is given."""
+
+    def call(text: bytes, *more: Any) -> Any:
+        counts.append(text.count(b"\n"))
+        return function(text, *more)
+
+    return call
+
+
+def test_what_is_in_work_is_bounded_by_lines_as_well_as_by_bytes():
+    block = b"x\n" * 5_000_000
+    pieces = list(small_blocks(iter([block, b"y"])))
+    assert b"".join(pieces) == block + b"y"
+    assert max(piece.count(b"\n") for piece in pieces) <= raw_log.MOST_LINES_OF_A_BLOCK
+    assert list(small_blocks(iter([b"a long line\n" * 1000]))) == [b"a long line\n" * 1000]
+
+
+def test_blank_lines_in_quotes_stay(tmp_path):
+    path = write(tmp_path, "a.csv", 'u,i,t\n\n\n"a\n\n\nb",x,1\n\n\nc,x,2\n')
+    assert triples(read(path)) == [("a\n\n\nb", "x", "1"), ("c", "x", "2")]
 
 
 # --- text that is not as it should be

@@ -1,4 +1,5 @@
 import gzip
+import json
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 import pipeline.readers
 from pipeline.errors import ConfigurationError
+from pipeline.odd_lines import OddLines
 from pipeline.raw_columns import no_records
 from pipeline.raw_log import read_raw_log
 from pipeline.readers import GROUP, find_reader
@@ -24,11 +26,26 @@ def read_pairs(lines: pl.DataFrame) -> pl.DataFrame:
     return rows.drop("line", "line_number")
 
 
+def read_badly(lines: pl.DataFrame) -> pl.DataFrame:
+    """A reader that is not written as it should be."""
+    kind = lines["line"][0] if lines.height else ""
+    if kind == "fail":
+        raise KeyError("no such thing")
+    return lines.select(
+        "source_file",
+        who=pl.lit(7.0) if kind == "float" else pl.lit(True) if kind == "bool" else pl.lit("ann"),
+        what=pl.lit("x"),
+        when=pl.lit(1700000000),
+        unparsable=pl.when(pl.lit(kind in ("text", "deep"))).then(pl.lit("no json" if kind == "text" else "[" * 5000)),
+    )
+
+
 @pytest.fixture
 def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packages beside nightjar that offer readers: this module, and one that is broken."""
     points = [
         EntryPoint("pairs", f"{__name__}:read_pairs", GROUP),
+        EntryPoint("bad", f"{__name__}:read_badly", GROUP),
         EntryPoint("broken", "no_such_package:read", GROUP),
     ]
     monkeypatch.setattr(pipeline.readers, "entry_points", lambda group: EntryPoints(points))
@@ -83,8 +100,41 @@ def test_a_reader_that_gives_no_such_column_is_told_so(tmp_path):
 
 
 @pytest.mark.usefixtures("outside")
+@pytest.mark.parametrize(
+    ("kind", "who", "fields"),
+    [
+        ("float", "7", None),
+        ("bool", None, None),
+        ("text", None, {"line": "no json"}),
+        ("deep", None, {"line": "[" * 5000}),
+    ],
+)
+def test_whatever_a_reader_gives_is_a_record_or_a_rejected_row(tmp_path, kind, who, fields):
+    row = read_all([write(tmp_path, "a.log", f"{kind}\n")], source("bad")).row(0, named=True)
+    assert row["fault"] == (None if who else "unparsable_row")
+    assert not who or row["raw:who"] == who
+    assert fields is None or json.loads(row["fields"]) == fields
+
+
+@pytest.mark.usefixtures("outside")
+def test_a_reader_that_fails_is_named_with_the_file(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"reader 'bad' failed on .*a\.log with KeyError: 'no such thing'"):
+        read_all([write(tmp_path, "a.log", "fail\n")], source("bad"))
+
+
+@pytest.mark.usefixtures("outside")
+def test_lines_are_numbered_with_the_blank_ones(tmp_path):
+    lines = OddLines("a", source("pairs"), "pairs")
+    seen: list[int] = []
+    lines.reader = lambda frame: (seen.extend(frame["line_number"]), read_pairs(frame))[1]
+    lines.parse(b"\n\nann>x@1\n\n  \nbob>y@2\n", is_end=False)
+    lines.parse(b"\neve>z@3", is_end=True)
+    assert seen == [3, 6, 8]
+
+
+@pytest.mark.usefixtures("outside")
 def test_an_unknown_or_broken_reader_is_named():
-    with pytest.raises(ConfigurationError, match=r"no reader 'pears' .*known are broken, entree_chicago, pairs"):
+    with pytest.raises(ConfigurationError, match=r"no reader 'pears' .*known are bad, broken, entree_chicago, pairs"):
         find_reader("pears")
     with pytest.raises(
         ConfigurationError, match=r"'broken' \(no_such_package:read\) cannot be loaded: No module named"
