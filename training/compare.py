@@ -5,7 +5,6 @@ Writes  reports/compare-SITE-NIGHT.html, which opens offline; the same page and 
 """
 
 import base64
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import polars as pl
 from mlflow.entities import Run
@@ -23,10 +21,10 @@ from pipeline import pages
 from pipeline.errors import ConfigurationError
 from pipeline.terminal import align, log
 from training.difference import Difference, paired_difference
-from training.outcomes import Outcomes, load_outcomes
+from training.outcomes import Outcomes
 from training.pictures import Drawn, models_beside_each_other, recall_by_k, recall_by_slice
 from training.settings import TrainingSite
-from training.tracking import OUTCOMES, Tracking
+from training.tracking import Tracking
 
 PAGE = Path(__file__).parent / "compare.html"
 PICTURES = "pictures"
@@ -89,16 +87,8 @@ def newest_runs(tracking: Tracking, night: date, purpose: str) -> list[Run]:
     query = f"tags.night = '{night}' and tags.kind = 'train' and tags.purpose = '{purpose}'"
     query += " and attributes.status = 'FINISHED'"
     found: dict[tuple[str, int], Run] = {}
-    page: Any = None
-    while page is None or page.token:
-        page = tracking.client.search_runs(
-            [tracking.experiment_id],
-            query,
-            order_by=["attributes.start_time DESC"],
-            page_token=page.token if page else None,
-        )
-        for run in page:
-            found.setdefault((run.data.tags["recipe"], int(run.data.tags["seed"])), run)
+    for run in tracking.runs(query, ["attributes.start_time DESC"]):
+        found.setdefault((run.data.tags["recipe"], int(run.data.tags["seed"])), run)
     return [found[key] for key in sorted(found)]
 
 
@@ -117,16 +107,10 @@ def one_row(tracking: Tracking, recipe: str, runs: Sequence[Run], roles: Mapping
         runs[0].data.params.get("kind") != "sequence",
         tuple(run.data.tags["seed"] for run in runs),
         run_ids,
-        mean_outcomes([read_outcomes(run_id) for run_id in run_ids]),
+        mean_outcomes([tracking.read_outcomes(run) for run in runs]),
         [run.data.metrics for run in runs],
         next((roles[run_id] for run_id in run_ids if run_id in roles), ""),
     )
-
-
-def read_outcomes(run_id: str) -> Outcomes:
-    """What a run's model did on the day, from its artifact."""
-    with tempfile.TemporaryDirectory(prefix="nightjar-") as folder:
-        return load_outcomes(Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{OUTCOMES}", dst_path=folder)))
 
 
 def mean_outcomes(seeds: Sequence[Outcomes]) -> Outcomes:

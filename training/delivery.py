@@ -45,6 +45,9 @@ def deliver_all(home: Path, uri: str) -> None:
             with FileLock(file.with_suffix(".lock"), timeout=0):
                 if file.exists() and read(file)[0]["uri"] == uri:
                     deliver(file)
+        except (ValueError, LookupError, TypeError) as error:
+            log.warning("%s holds no metrics that can be read (%s); it is set aside as .refused", file, error)
+            file.rename(file.with_suffix(".refused"))
         except Timeout:
             continue  # its training is at work
 
