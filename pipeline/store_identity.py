@@ -1,7 +1,7 @@
 """Which store this is: models and runs carry its id, because several stores of one site name may share an MLflow.
 
-The id is the one that Delta gave the table `site` when the store was made. Rewriting the table keeps it, a store that is
-moved keeps it, and a copy of a store has the same one: a restored backup goes on with its models.
+The id is the one that Delta gave the table `site` when the store was made. Rewriting the table keeps it, a store that
+is moved keeps it, and a copy of a store has the same one: a restored backup goes on with its models.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """FAISS indexes of a version's item vectors: exact, or approximate where that is faster and finds the same.
 
     item_index/<model version>/index.faiss
-    item_index/<model version>/manifest.json     model version, vocabulary and bundle digest, factory, metric, recall, sha256
+    item_index/<model version>/manifest.json     what it was built from, factory, metric, recall, sha256
 
 The saved index holds all items of the model: its row r is item_code r + 1. A channel whose rules leave items out has an
 index of its own while it is exported, of the rows that are left.

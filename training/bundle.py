@@ -19,8 +19,8 @@ from typing import Any
 
 import polars as pl
 import torch
-from pydantic import TypeAdapter
 from polars.exceptions import PolarsError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 

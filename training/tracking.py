@@ -356,7 +356,7 @@ class Tracking:
         except (MlflowException, OSError, ConfigurationError) as error:
             raise ConfigurationError(
                 f"cannot read {what}: {error}. Restore its files from a backup, serve an earlier version (`nightjar "
-                "rollback model`), or make a new one: `nightjar refit` from an undamaged champion, else `nightjar train`"
+                "rollback model`), or make a new one: `nightjar refit` if the champion is sound, else `nightjar train`"
             ) from error
         if SHA256 not in version.tags:
             log.info("%s was registered without checksums: damage to its weights would not be noticed", what)
