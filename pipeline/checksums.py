@@ -4,8 +4,12 @@ import hashlib
 from pathlib import Path
 
 import fsspec
+from polars.exceptions import PanicException, PolarsError
 
 from pipeline.errors import ConfigurationError
+
+DAMAGED_PARQUET = (PolarsError, PanicException)
+"""What polars raises for a damaged Parquet file; a panic, as for a cut one that Delta says is longer, is no Exception."""
 
 
 def sha256_of(address: str | Path) -> str:

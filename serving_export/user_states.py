@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from polars.exceptions import PolarsError
 from torch import Tensor
 
 from features.build import training_rows
@@ -27,6 +26,7 @@ from features.histories import listed_user
 from features.sequences import Sequences, read_in_order
 from features.vocabulary import Vocabulary
 from features.window import window_days
+from pipeline.checksums import DAMAGED_PARQUET
 from pipeline.ids import stable_id
 from pipeline.publish import Store
 from pipeline.sessions import trim_sessions
@@ -61,7 +61,7 @@ def read_states(store: Store, base: int, bucket: int, bundle: Bundle, version: i
     """A bucket's states of a model version that are what was written; none where their file cannot be read."""
     try:
         rows = store.scan(USER_STATES, base).filter(user_bucket=bucket, model_version=version).collect()
-    except (PolarsError, FileNotFoundError) as error:
+    except (*DAMAGED_PARQUET, FileNotFoundError) as error:
         log.warning("the states of bucket %d are damaged and are made again: %s", bucket, " ".join(str(error).split()))
         return USER_STATES.empty()
     sound = rows.filter((rows["checksum"] == checksums(rows, bundle)).fill_null(False))

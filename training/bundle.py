@@ -19,14 +19,13 @@ from typing import Any
 
 import polars as pl
 import torch
-from polars.exceptions import PolarsError
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from features.intents import Definitions
 from features.vocabulary import Vocabulary
-from pipeline.checksums import check_sha256, sha256_of
+from pipeline.checksums import DAMAGED_PARQUET, check_sha256, sha256_of
 from pipeline.errors import ConfigurationError
 from training.baselines import BASELINES
 from training.models import MODELS
@@ -140,7 +139,7 @@ def load_bundle(folder: Path, sha256: str | None = None) -> Bundle:
         known_digest, recipe_name = facts["vocabulary_digest"], facts["recipe_name"]
         recipe: Recipe = TypeAdapter(Recipe).validate_python(facts["recipe"])
         last_day, as_of = date.fromisoformat(facts["data_through"]), int(facts["as_of"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, PolarsError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, *DAMAGED_PARQUET) as error:
         raise ConfigurationError(f"cannot read the model in {folder}: {' '.join(str(error).split())[:200]}") from error
     if vocabulary.digest() != known_digest:
         raise ConfigurationError(f"{folder / ITEMS} is not the vocabulary that the model was trained with; train again")

@@ -27,10 +27,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
-from polars.exceptions import PolarsError
 
 from features.tables import VOCABULARY
-from pipeline.checksums import check_sha256, sha256_of
+from pipeline.checksums import DAMAGED_PARQUET, check_sha256, sha256_of
 from pipeline.data_docs import day_page, docs_folder
 from pipeline.dates import ONE_DAY
 from pipeline.errors import ConfigurationError, RetryableError
@@ -225,7 +224,7 @@ class Tracking:
                 if OUTCOMES_SHA256 in run.data.tags:
                     check_sha256(file, run.data.tags[OUTCOMES_SHA256])
                 return load_outcomes(file)
-            except (MlflowException, OSError, PolarsError, ConfigurationError) as error:
+            except (MlflowException, OSError, *DAMAGED_PARQUET, ConfigurationError) as error:
                 recipe, night = run.data.tags.get("recipe"), run.data.tags.get("night")
                 raise ConfigurationError(
                     f"cannot read {OUTCOMES} of run {run_id} ({recipe}, night {night}): {error}. Restore it from a "
