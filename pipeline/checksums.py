@@ -9,7 +9,7 @@ from polars.exceptions import PanicException, PolarsError
 from pipeline.errors import ConfigurationError
 
 DAMAGED_PARQUET = (PolarsError, PanicException)
-"""What polars raises for a damaged Parquet file; a panic, as for one that is shorter than Delta says, is no Exception."""
+"""What polars raises for a damaged Parquet file; a panic, as for one shorter than Delta says, is no Exception."""
 
 
 def sha256_of(address: str | Path) -> str:
