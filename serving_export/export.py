@@ -56,6 +56,7 @@ from training.units import carries_users, reads_users
 NUM_QUERIES = 1000
 """Users whose exact lists an approximate index is measured by."""
 NO_MODEL = "none"
+OTHER_STORES = ". The models of other stores of this site name in MLflow are not this store's"
 LISTS_MADE_BY = 1
 """Raised when the same inputs give other lists: what an older version staged is then not gone on with."""
 
@@ -168,8 +169,8 @@ def served_model(site: TrainingSite, day: date) -> Served | None:
     if version is None:
         log.warning(
             "%s: no model has been promoted for %s, so every list holds popular items. Run `nightjar train`, "
-            "`nightjar promote` and `nightjar refit`, then `nightjar export` again",
-            *(site.name, day),
+            "`nightjar promote` and `nightjar refit`, then `nightjar export` again%s",
+            *(site.name, day, OTHER_STORES if tracking.is_shared else ""),
         )
         return None
     metrics = champion_metrics(tracking, version)
@@ -382,7 +383,8 @@ def inputs(site: TrainingSite, store: Store, day: date, served: Served | None) -
     """All that the staged lists depend on."""
     days = passed_days(store, date.min, day)
     return [
-        *(LISTS_MADE_BY, day, None if served is None else (served.version, served.bundle.vocabulary.digest())),
+        *(LISTS_MADE_BY, day, None if served is None else (served.version, served.bundle.sha256)),
+        None if served is None else served.bundle.vocabulary.digest(),
         *(site.export.model_dump_json(), site.time_zone, site.window.model_dump_json(), site.buckets, USERS_IN_SLAB),
         *(data_digest(store, days), store.version(ITEMS), store.version(FORGOTTEN)),
     ]

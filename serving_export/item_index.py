@@ -1,7 +1,7 @@
 """FAISS indexes of a version's item vectors: exact, or approximate where that is faster and finds the same.
 
     item_index/<model version>/index.faiss
-    item_index/<model version>/manifest.json     model version, vocabulary digest, factory, metric, recall, sha256
+    item_index/<model version>/manifest.json     what it was built from, factory, metric, recall, sha256
 
 The saved index holds all items of the model: its row r is item_code r + 1. A channel whose rules leave items out has an
 index of its own while it is exported, of the rows that are left.
@@ -55,6 +55,9 @@ class Manifest:
     recall: float
     """The share of the exact lists that it found."""
     sha256: str
+    """Of index.faiss."""
+    bundle_sha256: str | None = None
+    """Of the bundle whose item vectors these are; None for a bundle without checksums."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,7 @@ def save_index(index: ItemIndex, bundle: Bundle, model_version: int, store: Stor
         index.effort,
         index.recall,
         hashlib.sha256(content).hexdigest(),
+        bundle.sha256,
     )
     folder = f"{store.root}/item_index/{model_version}"
     write_bytes(f"{folder}/index.faiss", content)
@@ -253,7 +257,9 @@ def read_index(store: Store, bundle: Bundle, model_version: int) -> ItemIndex:
         raise ConfigurationError(f"cannot read the item index {folder}: {error}. Run export again") from error
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise ConfigurationError(f"{folder}/index.faiss is damaged: its sha256 is not the manifest's. Run export again")
-    if (manifest.model_version, manifest.vocabulary_digest) != (model_version, bundle.vocabulary.digest()):
+    belongs_to = (manifest.model_version, manifest.vocabulary_digest)
+    is_other_bundle = manifest.bundle_sha256 is not None and manifest.bundle_sha256 != bundle.sha256
+    if belongs_to != (model_version, bundle.vocabulary.digest()) or is_other_bundle:
         raise ConfigurationError(f"{folder} was built for another model or vocabulary. Run export again")
     index = faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
     codes = np.append(np.arange(PADDING + 1, PADDING + 1 + index.ntotal), PADDING)

@@ -6,7 +6,8 @@ Writes  `vocabulary` and `sequences` without old nights; removes the rest
 Old is what belongs to a night longer than `training.keep_runs_for` before a day that is given; the clock is not asked.
 An item index, which the next export makes anew, goes as soon as nothing of what is kept below needs it.
 Kept whatever their age: the champion, what serves, the champion that old nights within that time start from, what a
-release that can be restored was made by, with their parents and runs; and all runs for a report.
+release that can be restored was made by, with their parents and runs; and all runs for a report. Where another store
+of the same site name uses this MLflow, what does not carry a store's id stays too: it may be the other's.
 """
 
 import re
@@ -81,7 +82,8 @@ def find_old(site: TrainingSite, store: Store, tracking: Tracking, first_kept: d
     """All that belongs to nights before `first_kept` and is not needed."""
     versions = tracking.versions(withdrawn=True)
     needed = needed_versions(tracking, store, versions, first_kept)
-    old_versions = [v for v in versions if is_old(v.tags, first_kept) and number(v) not in needed]
+    old = [v for v in versions if is_old(v.tags, first_kept) and number(v) not in needed]
+    old_versions = [version for version in old if tracking.surely_own(version.tags)]
     gone = {number(version) for version in old_versions}
     kept_runs = {version.run_id for version in versions if number(version) not in gone}
     return Old(
@@ -110,22 +112,12 @@ def is_old(tags: dict[str, str], first_kept: date) -> bool:
 
 def old_runs(tracking: Tracking, kept_runs: set[str], first_kept: date) -> list[Run]:
     """Runs of old nights; a night's own run stays as long as one of the runs below it does."""
-    runs = all_runs(tracking)
-    old = [run for run in runs if is_old(run.data.tags, first_kept) and run.info.run_id not in kept_runs]
+    runs = list(tracking.runs())
+    removable = [run for run in runs if is_old(run.data.tags, first_kept) and tracking.surely_own(run.data.tags)]
+    old = [run for run in removable if run.info.run_id not in kept_runs]
     going = {run.info.run_id for run in old}
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs if run.info.run_id not in going}
     return [run for run in old if run.info.run_id not in parents]
-
-
-def all_runs(tracking: Tracking) -> list[Run]:
-    """Every run of the site."""
-    found: list[Run] = []
-    page = None
-    while page is None or page.token:
-        token = page.token if page else None
-        page = tracking.client.search_runs([tracking.experiment_id], max_results=1000, page_token=token)
-        found += page
-    return found
 
 
 def old_nights(store: Store, first_kept: date) -> list[date]:

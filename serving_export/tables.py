@@ -104,6 +104,7 @@ USER_STATES = Table(
         "num_sessions": pl.Int64,
         "history": pl.String,
         "carry": pl.List(pl.Float64),
+        "checksum": pl.String,
     },
     ("user_bucket",),
     ("visitor",),

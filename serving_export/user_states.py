@@ -5,13 +5,15 @@ Writes  `user_states`: one row a user, of the version that is served
 
 A state belongs to one version of the model and one history: the sessions, in order, that it may read of the user.
 Where both are as they were, and sessions came behind, only those are read; where anything else changed (another
-version, a session that grew, one that left the window or the newest `max_sessions`), all are read again. Either way the
-state is the same.
+version, a session that grew, one that left the window or the newest `max_sessions`), or where a row is not what was
+written by its checksum, all are read again. Either way the state is the same.
 
 Shapes: U users · C width of what a model carries.
 """
 
+import hashlib
 from datetime import date
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from features.histories import listed_user
 from features.sequences import Sequences, read_in_order
 from features.vocabulary import Vocabulary
 from features.window import window_days
+from pipeline.checksums import DAMAGED_PARQUET
 from pipeline.forgotten import check_nobody_forgotten
 from pipeline.ids import stable_id
 from pipeline.publish import Store
@@ -46,14 +49,41 @@ def update_user_states(site: TrainingSite, store: Store, bundle: Bundle, version
     base = store.version(USER_STATES) or 0
     for bucket in range(site.buckets):
         sessions = read_histories(site, store, bundle, day, bucket)
-        kept = store.scan(USER_STATES, base).filter(user_bucket=bucket, model_version=version).collect()
+        kept = read_states(store, base, bucket, bundle, version)
         states, num_read = bring_up_to_date(bundle, sessions, kept)
         rows = states.with_columns(user_bucket=pl.lit(bucket, pl.Int64), model_version=pl.lit(version, pl.Int64))
+        rows = rows.with_columns(checksum=checksums(rows, bundle))
         check_nobody_forgotten(store)
         store.replace(USER_STATES, rows, {"user_bucket": [bucket]}, {"data_through": day}, base=base)
         users, read = users + states.height, read + num_read
     log.info("states of %d users: %d sessions were read", users, read)
     return {"users_with_state": users, "sessions_read": read}
+
+
+def read_states(store: Store, base: int, bucket: int, bundle: Bundle, version: int) -> pl.DataFrame:
+    """A bucket's states of a model version that are what was written; none where their file cannot be read."""
+    try:
+        rows = store.scan(USER_STATES, base).filter(user_bucket=bucket, model_version=version).collect()
+    except (*DAMAGED_PARQUET, FileNotFoundError) as error:
+        log.warning("the states of bucket %d are damaged and are made again: %s", bucket, " ".join(str(error).split()))
+        return USER_STATES.empty()
+    sound = rows.filter((rows["checksum"] == checksums(rows, bundle)).fill_null(False))
+    if sound.height < rows.height:
+        log.warning("%d of %d states of bucket %d are made again", rows.height - sound.height, rows.height, bucket)
+    return sound
+
+
+def checksums(rows: pl.DataFrame, bundle: Bundle) -> pl.Series:
+    """A digest of each row: whose state it is, of which model and history, and its numbers."""
+    model = pl.lit(bundle.sha256 or "no checksum")
+    owners = rows.select(stable_id(pl.col("visitor"), model, pl.col("model_version"), pl.col("history"))).to_series()
+    carry: Any = rows["carry"].to_arrow()
+    numbers, offsets = carry.values.to_numpy(zero_copy_only=False), carry.offsets.to_numpy()
+    digests = [
+        hashlib.sha256(owner.encode() + numbers[first:last].tobytes()).hexdigest()[:32]
+        for owner, (first, last) in zip(owners, pairwise(offsets), strict=True)
+    ]
+    return pl.Series("checksum", digests, dtype=pl.String)
 
 
 def read_histories(site: TrainingSite, store: Store, bundle: Bundle, day: date, bucket: int) -> pl.DataFrame:

@@ -1,9 +1,13 @@
 """A trained model as files: weights, vocabulary, and facts. No pickle anywhere.
 
-bundle.json             recipe, data_through, as_of, vocabulary digest
+bundle.json             recipe, data_through, as_of, vocabulary digest, and the sha256 of each of the other files
 vocabulary.parquet      item_code, item_id, num_events; what is described of items
 definitions.json        what the model reads of an event beside its item; only of models that do
 weights.safetensors     the model's state
+
+The sha256 of bundle.json is kept where the bundle cannot change it (in MLflow, as the tag `bundle_sha256`), so that no
+file can be damaged, cut, removed or taken from another version without notice. Files that bundle.json does not name are
+not read. Bundles of before have no checksums: of these only the item ids are checked, by the vocabulary digest.
 """
 
 import hashlib
@@ -21,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from features.intents import Definitions
 from features.vocabulary import Vocabulary
+from pipeline.checksums import DAMAGED_PARQUET, check_sha256, sha256_of
 from pipeline.errors import ConfigurationError
 from training.baselines import BASELINES
 from training.models import MODELS
@@ -34,6 +39,8 @@ from training.recipes import EnsembleRecipe, Recipe, SequenceRecipe
 
 FACTS, ITEMS, WEIGHTS = "bundle.json", "vocabulary.parquet", "weights.safetensors"
 DEFINITIONS = "definitions.json"
+SHA256 = "bundle_sha256"
+"""Under which MLflow keeps the sha256 of bundle.json: a tag of the version, and metadata of the logged model."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Bundle:
     """The last day it has seen."""
     as_of: int
     """The end of that day, microseconds since 1970: the time that scores are made for."""
+    sha256: str | None = None
+    """Of the bundle.json that it was loaded from; None for a bundle without checksums, or not saved yet."""
 
 
 def build_for(recipe: Recipe, vocabulary: Vocabulary) -> Recommender:
@@ -91,8 +100,8 @@ def build_ensemble(recipe: EnsembleRecipe, num_codes: int, definitions: Definiti
     return Ensemble(members, recipe.members, of_users)
 
 
-def save_bundle(bundle: Bundle, folder: Path) -> None:
-    """Write a bundle into an empty folder."""
+def save_bundle(bundle: Bundle, folder: Path) -> str:
+    """Write a bundle into an empty folder; return the sha256 of its bundle.json."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in bundle.recommender.state_dict().items()}, folder / WEIGHTS)
     bundle.vocabulary.items.write_parquet(folder / ITEMS)
@@ -104,29 +113,40 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
         "data_through": bundle.data_through.isoformat(),
         "as_of": bundle.as_of,
         "vocabulary_digest": bundle.vocabulary.digest(),
+        "files": {file.name: sha256_of(file) for file in sorted(folder.iterdir())},
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=2))
+    return sha256_of(folder / FACTS)
 
 
-def load_bundle(folder: Path) -> Bundle:
-    """Read a bundle, ready to recommend; raises ConfigurationError if its parts do not belong together."""
-    facts = json.loads((folder / FACTS).read_text())
-    told = folder / DEFINITIONS
-    definitions = Definitions.model_validate_json(told.read_text()) if told.exists() else None
-    vocabulary = Vocabulary(pl.read_parquet(folder / ITEMS), definitions)
-    if vocabulary.digest() != facts["vocabulary_digest"]:
+def load_bundle(folder: Path, sha256: str | None = None) -> Bundle:
+    """Read a bundle, ready to recommend; `sha256` is the one that its bundle.json must have, None if not recorded.
+
+    Raises ConfigurationError for a damaged file and for parts that do not belong together.
+    """
+    if sha256 is not None:
+        check_sha256(folder / FACTS, sha256)
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+        files = facts.get("files", {})
+        for name, expected in files.items():
+            check_sha256(folder / name, expected)
+        has_definitions = DEFINITIONS in files if files else (folder / DEFINITIONS).exists()
+        definitions = None
+        if has_definitions:
+            definitions = Definitions.model_validate_json((folder / DEFINITIONS).read_text())
+        vocabulary = Vocabulary(pl.read_parquet(folder / ITEMS), definitions)
+        known_digest, recipe_name = facts["vocabulary_digest"], facts["recipe_name"]
+        recipe: Recipe = TypeAdapter(Recipe).validate_python(facts["recipe"])
+        last_day, as_of = date.fromisoformat(facts["data_through"]), int(facts["as_of"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, *DAMAGED_PARQUET) as error:
+        raise ConfigurationError(f"cannot read the model in {folder}: {' '.join(str(error).split())[:200]}") from error
+    if vocabulary.digest() != known_digest:
         raise ConfigurationError(f"{folder / ITEMS} is not the vocabulary that the model was trained with; train again")
-    recipe: Recipe = TypeAdapter(Recipe).validate_python(facts["recipe"])
     recommender = build_for(recipe, vocabulary)
     load_weights(recommender, folder / WEIGHTS)
-    return Bundle(
-        recommender.eval(),
-        vocabulary,
-        facts["recipe_name"],
-        recipe,
-        date.fromisoformat(facts["data_through"]),
-        facts["as_of"],
-    )
+    own_sha256 = sha256_of(folder / FACTS) if files else None
+    return Bundle(recommender.eval(), vocabulary, recipe_name, recipe, last_day, as_of, own_sha256)
 
 
 def load_weights(recommender: Recommender, file: Path) -> None:

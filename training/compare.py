@@ -5,7 +5,6 @@ Writes  reports/compare-SITE-NIGHT.html, which opens offline; the same page and 
 """
 
 import base64
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import polars as pl
 from mlflow.entities import Run
 
 from pipeline import pages
 from pipeline.errors import ConfigurationError
-from pipeline.publish import Store
 from pipeline.terminal import align, log
 from training.difference import Difference, paired_difference
-from training.outcomes import Outcomes, known_key, load_outcomes
+from training.outcomes import Outcomes
 from training.pictures import Drawn, models_beside_each_other, recall_by_k, recall_by_slice
 from training.settings import TrainingSite
-from training.tracking import OUTCOMES, Tracking
+from training.tracking import Tracking
 
 PAGE = Path(__file__).parent / "compare.html"
 PICTURES = "pictures"
@@ -79,8 +76,7 @@ def compare(site: TrainingSite, tracking: Tracking, night: date, purpose: str = 
     for run in runs:
         by_recipe[run.data.tags["recipe"]].append(run)
     metric = site.training.champion_metric
-    key = known_key(Store(site.resolve(site.store)))
-    rows = [one_row(group, roles, key) for group in by_recipe.values()]
+    rows = [one_row(tracking, group, roles) for group in by_recipe.values()]
     rows.sort(key=lambda row: -row.numbers.get(metric, 0.0))
     best = next((row for row in rows if row.is_baseline), None)
     return rows if best is None else [against(row, best, metric) for row in rows]
@@ -91,16 +87,8 @@ def newest_runs(tracking: Tracking, night: date, purpose: str) -> list[Run]:
     query = f"tags.night = '{night}' and tags.kind = 'train' and tags.purpose = '{purpose}'"
     query += " and attributes.status = 'FINISHED'"
     found: dict[tuple[str, int], Run] = {}
-    page: Any = None
-    while page is None or page.token:
-        page = tracking.client.search_runs(
-            [tracking.experiment_id],
-            query,
-            order_by=["attributes.start_time DESC"],
-            page_token=page.token if page else None,
-        )
-        for run in page:
-            found.setdefault((run.data.tags["recipe"], int(run.data.tags["seed"])), run)
+    for run in tracking.runs(query, ["attributes.start_time DESC"]):
+        found.setdefault((run.data.tags["recipe"], int(run.data.tags["seed"])), run)
     return [found[key] for key in sorted(found)]
 
 
@@ -111,25 +99,18 @@ def find_roles(tracking: Tracking, night: date) -> dict[str, str]:
     return {challenger: "challenger"} | ({champion.run_id: "champion"} if champion is not None else {})
 
 
-def one_row(runs: Sequence[Run], roles: Mapping[str, str], key: bytes | None) -> Compared:
-    """The runs of a recipe as one row; `key`: that of the store, where it has one."""
+def one_row(tracking: Tracking, runs: Sequence[Run], roles: Mapping[str, str]) -> Compared:
+    """The runs of a recipe as one row."""
     run_ids = tuple(run.info.run_id for run in runs)
     return Compared(
         runs[0].data.tags["recipe"],
         runs[0].data.params.get("kind") != "sequence",
         tuple(run.data.tags["seed"] for run in runs),
         run_ids,
-        mean_outcomes([read_outcomes(run_id, key) for run_id in run_ids]),
+        mean_outcomes([tracking.read_outcomes(run) for run in runs]),
         [run.data.metrics for run in runs],
         next((roles[run_id] for run_id in run_ids if run_id in roles), ""),
     )
-
-
-def read_outcomes(run_id: str, key: bytes | None) -> Outcomes:
-    """What a run's model did on the day, from its artifact."""
-    with tempfile.TemporaryDirectory(prefix="nightjar-") as folder:
-        file = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{OUTCOMES}", dst_path=folder)
-        return load_outcomes(Path(file), key)
 
 
 def mean_outcomes(seeds: Sequence[Outcomes]) -> Outcomes:

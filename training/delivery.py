@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
+from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import RetryableError
 from pipeline.terminal import log
@@ -27,6 +27,17 @@ AWAY = ("failed with exception", "failed with timeout", "failed with error code 
 """How MLflow says that nobody answers, or nobody who could."""
 
 
+class Line(BaseModel):
+    """One call's metrics."""
+
+    uri: str
+    run_id: str
+    step: int
+    time: int
+    """Milliseconds since 1970."""
+    metrics: dict[str, float]
+
+
 def post(home: Path, uri: str, run_id: str, metrics: Mapping[str, float], step: int) -> None:
     """Write metrics down and deliver them, with whatever of the run is still waiting; never raises for a server."""
     file = home / FOLDER / f"{run_id}.jsonl"
@@ -34,7 +45,7 @@ def post(home: Path, uri: str, run_id: str, metrics: Mapping[str, float], step: 
     told = {"uri": uri, "run_id": run_id, "step": step, "time": int(time.time() * 1000), "metrics": dict(metrics)}
     with FileLock(file.with_suffix(".lock")):
         with file.open("a", encoding="utf-8") as kept:
-            kept.write(json.dumps(told) + "\n")
+            kept.write(f"\n{json.dumps(told)}\n")  # what a crash has cut short before it stays a line of its own
         deliver(file)
 
 
@@ -43,7 +54,8 @@ def deliver_all(home: Path, uri: str) -> None:
     for file in sorted((home / FOLDER).glob("*.jsonl")):
         try:
             with FileLock(file.with_suffix(".lock"), timeout=0):
-                if file.exists() and read(file)[0]["uri"] == uri:
+                lines = read(file) if file.exists() else []
+                if lines and lines[0].uri == uri:
                     deliver(file)
         except Timeout:
             continue  # its training is at work
@@ -52,10 +64,8 @@ def deliver_all(home: Path, uri: str) -> None:
 def deliver(file: Path) -> None:
     """Send the lines of a file and remove it; keep it if the server is away."""
     lines = read(file)
-    client, run_id = MlflowClient(lines[0]["uri"]), lines[0]["run_id"]
-    found = [
-        Metric(name, value, line["time"], line["step"]) for line in lines for name, value in line["metrics"].items()
-    ]
+    client, run_id = MlflowClient(lines[0].uri), lines[0].run_id
+    found = [Metric(name, value, line.time, line.step) for line in lines for name, value in line.metrics.items()]
     tags = [RunTag(LATE, str(len(lines)))] if len(lines) > 1 else []
     try:
         with without_patience():
@@ -64,17 +74,23 @@ def deliver(file: Path) -> None:
         if not is_away(error):
             file.rename(file.with_suffix(".refused"))
             raise
-        log.warning("MLflow at %s does not answer; the metrics of run %s wait in %s", lines[0]["uri"], run_id, file)
+        log.warning("MLflow at %s does not answer; the metrics of run %s wait in %s", lines[0].uri, run_id, file)
         return
     file.unlink()
     if tags:
         log.info("delivered %d calls of metrics of run %s that had waited in %s", len(lines), run_id, file)
 
 
-def read(file: Path) -> list[dict[str, Any]]:
-    """The lines of a file; one that was cut short by a crash is left out."""
-    lines = file.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+def read(file: Path) -> list[Line]:
+    """The lines of a file; those that were cut short by a crash, or damaged, are left out."""
+    found = []
+    *lines, _ = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    for line in filter(None, lines):
+        try:
+            found.append(Line.model_validate_json(line))
+        except ValidationError:
+            log.warning("%s: a line is damaged, its metrics are lost: %.80s", file, line)
+    return found
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from pipeline.errors import ContractError
 from pipeline.terminal import log
 from training.adagrad import MomentumAdagrad
 from training.batch import Batch, gather, plan_batches
-from training.checkpoint import check_checkpoint
+from training.checkpoint import TRAINING, check_checkpoint, training_mark
 from training.durations import duration_weights
 from training.faults import diverged, explained
 from training.models.base import SessionModel
@@ -205,8 +205,9 @@ class SessionTraining(lightning.LightningModule):
         return metrics
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The last losses, for a training that has nothing left to do but be registered."""
+        """The last losses, for a training that has nothing left to do but be registered, and which training it is."""
         checkpoint["losses"] = self.losses
+        checkpoint[TRAINING] = training_mark(Path(self.trainer.default_root_dir))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back."""
@@ -309,7 +310,9 @@ def fit(
 
 def take_best(training: SessionTraining, folder: Path) -> None:
     """Go back to the weights and metrics of the best epoch."""
-    best = torch.load(folder / f"{BEST}.ckpt", weights_only=True, map_location=training.device)
+    file = folder / f"{BEST}.ckpt"
+    check_checkpoint(file, training.state_dict())
+    best = torch.load(file, weights_only=True, map_location=training.device)
     training.load_state_dict(best["state_dict"])
     training.losses = best["losses"] | {"best_epoch": best["epoch"] + 1.0}
 

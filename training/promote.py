@@ -32,7 +32,6 @@ from training.settings import TrainingSite
 from training.tracking import Tracking, data_through, newest, number
 
 BELOW = "gate/champion_minus_baseline"
-MOST_NIGHTS = 1000
 
 
 def promote(
@@ -136,12 +135,7 @@ def days_below(tracking: Tracking, night: date, difference: float) -> int:
     """How many compared nights in a row, up to this one, the champion was below the best baseline."""
     if difference >= 0:
         return 0
-    runs = tracking.client.search_runs(
-        [tracking.experiment_id],
-        "tags.kind = 'night'",
-        order_by=["tags.night DESC"],
-        max_results=MOST_NIGHTS,
-    )
+    runs = tracking.runs("tags.kind = 'night'", ["tags.night DESC"])
     values = {run.data.tags["night"]: run.data.metrics[BELOW] for run in runs if BELOW in run.data.metrics}
     earlier = sorted((told for told in values if told < str(night)), reverse=True)
     above = (place for place, told in enumerate(earlier) if values[told] >= 0)
@@ -213,7 +207,7 @@ def move_alias(
     if champion is not None:
         tracking.set_alias("champion", number(champion))
     elif named is not None:  # this night's own, before it was run again
-        tracking.client.delete_registered_model_alias(tracking.model_name, "champion")
+        tracking.delete_alias("champion")
     return {}
 
 

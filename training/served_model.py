@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from training.bundle import load_bundle
+from training.bundle import SHA256, load_bundle
 from training.score import score_sessions
 
 
@@ -20,8 +20,10 @@ class SessionRecommender(mlflow.pyfunc.PythonModel):
     """Lists of items for sessions; a session of unknown items gets an empty list."""
 
     def load_context(self, context: Any) -> None:
-        """Read the bundle."""
-        self.bundle = load_bundle(Path(context.artifacts["bundle"]))
+        """Read the bundle, if its files are those that were logged with this model."""
+        folder = Path(context.artifacts["bundle"])
+        recorded = mlflow.models.Model.load(str(folder.parents[1])).metadata or {}
+        self.bundle = load_bundle(folder, recorded.get(SHA256))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Sessions, as a frame or as `read_sessions` takes them, to lists of `item_ids` and `scores`, best first."""

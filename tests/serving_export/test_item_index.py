@@ -57,6 +57,12 @@ def test_the_index_of_another_model_is_refused_by_name(indexed):
         read_index(store, fewer, version)
 
 
+def test_the_index_of_other_weights_under_the_same_number_is_refused(indexed):
+    store, bundle, version = indexed
+    with pytest.raises(ConfigurationError, match="another model or vocabulary"):
+        read_index(store, replace(bundle, sha256="0" * 64), version)
+
+
 @pytest.mark.parametrize("name", ["index.faiss", "manifest.json"])
 def test_a_missing_part_is_named(indexed, name):
     store, bundle, version = indexed

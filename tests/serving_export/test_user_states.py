@@ -1,6 +1,7 @@
 """States of users are what reading their whole history gives, however they came about."""
 
 from datetime import date, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -44,7 +45,8 @@ def roll(bundle: Bundle, sessions: pl.DataFrame, kept: pl.DataFrame = NONE_KEPT)
 
 def assert_same(one: pl.DataFrame, other: pl.DataFrame) -> None:
     """But for the last digits, which depend on how many users are read at once."""
-    assert one.drop("carry").equals(other.drop("carry"))
+    numbers = ("carry", "checksum")
+    assert one.drop(numbers, strict=False).equals(other.drop(numbers, strict=False))
     torch.testing.assert_close(torch.tensor(one["carry"].to_list()), torch.tensor(other["carry"].to_list()))
 
 
@@ -120,3 +122,24 @@ def test_the_table_holds_the_users_of_the_window_for_one_version(copy_shop, bund
     fresh = store.scan(USER_STATES).sort("visitor").collect()
     assert fresh["model_version"].unique().to_list() == [4]
     assert_same(fresh.drop("model_version"), rolled.drop("model_version"))
+
+
+def test_a_state_that_was_damaged_on_disk_is_made_again(copy_shop, bundle):
+    shop = copy_shop()
+    site, store, day = shop.site, shop.store, shop.days[3]
+    vocabulary = learn_vocabulary(sessions_until(site, store, shop.days[:4], day), 2)
+    served = Bundle(build(bundle.recipe, vocabulary.num_codes).eval(), vocabulary, "hrnn", bundle.recipe, day, 0)
+    update_user_states(site, store, served, 3, day)
+    whole = store.scan(USER_STATES).sort("visitor").collect()
+    assert update_user_states(site, store, served, 3, day)["sessions_read"] == 0
+    (odd,) = whole.filter(user_bucket=0).head(1)["visitor"]
+    shifted = pl.col("carry").list.eval(pl.element() + 1)
+    damaged = whole.with_columns(pl.when(pl.col("visitor") == odd).then(shifted).otherwise("carry").alias("carry"))
+    store.replace(USER_STATES, damaged, {"user_bucket": [0, 1]})
+    told = update_user_states(site, store, served, 3, day)
+    assert told["sessions_read"] == int(whole.filter(visitor=odd)["num_sessions"].item())
+    assert_same(store.scan(USER_STATES).sort("visitor").collect(), whole)
+    for file in Path(store.table_uri(USER_STATES.name)).rglob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:-40])
+    update_user_states(site, store, served, 3, day)
+    assert_same(store.scan(USER_STATES).sort("visitor").collect(), whole)

@@ -88,6 +88,18 @@ def test_a_night_is_compared_from_its_runs(served_shop):
     assert (served_shop.home / "reports" / f"compare-small-{night}.html").exists()
 
 
+def test_damaged_outcomes_are_refused_with_their_run(released):
+    tracking, night = Tracking(released.site), released.days[3]
+    (run,) = newest_runs(tracking, night, "nightly")
+    tracking.client.set_tag(
+        run.info.run_id, "outcomes_sha256", "0" * 64
+    )  # the file is shared, so its record is changed
+    with pytest.raises(ConfigurationError, match=rf"outcomes.parquet of run {run.info.run_id} .*damaged"):
+        compare(released.site, tracking, night)
+    tracking.client.delete_tag(run.info.run_id, "outcomes_sha256")
+    assert compare(released.site, tracking, night), "runs of before have no checksum"
+
+
 def test_the_experiment_tells_which_columns_to_show(served_shop):
     tracking = Tracking(served_shop.site)
     tags = tracking.client.get_experiment(tracking.experiment_id).tags

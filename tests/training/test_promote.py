@@ -12,6 +12,7 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 
 from pipeline.errors import ConfigurationError, RetryableError
+from pipeline.publish import open_store
 from training import promote as promoting
 from training.difference import Difference
 from training.measure import HeldOutDay
@@ -60,6 +61,7 @@ class Nights:
 
     def __init__(self, shop, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shop = shop
+        open_store(shop.site)
         self.tracking = Tracking(shop.site)
         self.values: dict[str, float] = {}
         self.lists: dict[str, Outcomes] = {}
@@ -89,6 +91,7 @@ class Nights:
             "night": str(night),
             "data_through": str(through),
             "kind": kind,
+            "store": self.tracking.store.id,
             **tags,
         }
         version = self.tracking.client.create_model_version(self.tracking.model_name, "nowhere", tags=told)

@@ -1,5 +1,6 @@
 """What is left of a training whose process died, and how the next one goes on from it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,38 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(kept, reason, trainin
     with pytest.raises(ConfigurationError, match=rf"last\.ckpt.*{reason}|{reason}.*last\.ckpt") as caught:
         fit(build(recipe, 4), sequences, recipe, 1, tmp_path)
     assert "Delete it to train from the start" in str(caught.value)
+
+
+@pytest.fixture
+def stopped(training, tmp_path):
+    """Folders of two trainings of other seeds, ended after their first epoch, and a way to go on with the first."""
+    sequences, recipe = training
+    for seed in (1, 2):
+        its = recipe.model_copy(update={"seed": seed})
+        fit(build(its, 4), sequences, its, 1, tmp_path / f"gru-{seed}")
+    return (
+        tmp_path / "gru-1",
+        tmp_path / "gru-2",
+        lambda: fit(build(recipe, 4), sequences, recipe, 2, tmp_path / "gru-1"),
+    )
+
+
+def test_a_checkpoint_with_damaged_numbers_is_refused(stopped):
+    folder, _, go_on = stopped
+    file = folder / "last.ckpt"
+    weights = torch.load(file, weights_only=True)["state_dict"]["model.items.weight"].numpy().tobytes()
+    content = file.read_bytes()
+    assert weights in content
+    file.write_bytes(content.replace(weights, bytes(byte ^ 0x10 for byte in weights)))
+    with pytest.raises(ConfigurationError, match=r"last\.ckpt is damaged.*Delete it to train from the start"):
+        go_on()
+
+
+def test_a_checkpoint_of_another_training_with_the_same_shapes_is_refused(stopped):
+    folder, other, go_on = stopped
+    shutil.copy(other / "last.ckpt", folder / "last.ckpt")
+    with pytest.raises(ConfigurationError, match=r"last\.ckpt is of another model or vocabulary, or of another train"):
+        go_on()
 
 
 def test_a_training_through_the_command_goes_on_in_its_run_and_leaves_no_checkpoint(copy_shop, monkeypatch):

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 import pytest
 
 from pipeline.errors import ConfigurationError
+from pipeline.publish import open_store
 from training.refit import champion_of
 from training.rollback import rollback_model
 from training.tracking import Tracking
@@ -17,7 +18,9 @@ FIRST = date(2026, 3, 4)
 def tracking(tmp_path, write_site, empty_mlflow, monkeypatch) -> Tracking:
     """Three champions, versions 1, 3 and 6; their refits 2, 4, 5 and 7; and 8, which never was one."""
     shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
-    tracking = Tracking(write_site(tmp_path).site)
+    site = write_site(tmp_path).site
+    open_store(site)
+    tracking = Tracking(site)
     monkeypatch.setattr(Tracking, "load", lambda self, version: version)
     tracking.client.create_registered_model(tracking.model_name)
     nights = [FIRST + timedelta(days=n) for n in range(4)]
@@ -37,7 +40,8 @@ def tracking(tmp_path, write_site, empty_mlflow, monkeypatch) -> Tracking:
 def register(tracking: Tracking, night: date, **tags: str) -> None:
     kind = "refit" if "parent_version" in tags else "train"
     through = night if kind == "refit" else night - timedelta(days=1)
-    told = {"recipe": "gru", "night": str(night), "data_through": str(through), "kind": kind, **tags}
+    own = {"recipe": "gru", "store": tracking.store.id}
+    told = {**own, "night": str(night), "data_through": str(through), "kind": kind, **tags}
     tracking.client.create_model_version(tracking.model_name, "nowhere", tags=told)
 
 
@@ -137,5 +141,7 @@ def test_a_model_whose_files_are_gone_moves_nothing(tracking, monkeypatch):
 
 def test_a_site_without_a_champion_says_so(tmp_path, write_site, empty_mlflow):
     shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    site = write_site(tmp_path).site
+    open_store(site)
     with pytest.raises(ConfigurationError, match="no champion yet"):
-        rollback_model(write_site(tmp_path).site)
+        rollback_model(site)

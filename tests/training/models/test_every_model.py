@@ -157,7 +157,7 @@ def test_a_bundle_with_another_vocabulary_is_refused(encoder, sessions_of, tmp_p
     save_bundle(make_bundle(encoder, model, sessions_of([names])), tmp_path / "one")
     save_bundle(make_bundle(encoder, model, sessions_of([[*names, names[-1]]])), tmp_path / "other")
     (tmp_path / "other/vocabulary.parquet").rename(tmp_path / "one/vocabulary.parquet")
-    with pytest.raises(ConfigurationError, match=r"vocabulary.parquet is not the vocabulary that the model"):
+    with pytest.raises(ConfigurationError, match=r"vocabulary.parquet is damaged or was exchanged"):
         load_bundle(tmp_path / "one")
 
 
