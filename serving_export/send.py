@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from pipeline.addresses import shown
 from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
 from pipeline.terminal import log
-from serving_export.addresses import kind_of, without_secrets
+from serving_export.addresses import kind_of
 from serving_export.exporters import EXPORTERS
 from serving_export.parcel import Form, pack
 from serving_export.reader import Recommendations
@@ -19,8 +20,8 @@ def send(
     exporter = EXPORTERS.get(kind_of(address))
     if exporter is None:
         raise ConfigurationError(
-            f"lists cannot be sent to {without_secrets(address)}: no file that ends with, and no address that begins "
-            f"with one of {', '.join(EXPORTERS)}"
+            f"lists cannot be sent to {shown(address)}: no file that ends with, and no address that begins "
+            f"with one of {', '.join(EXPORTERS)}, like postgresql://USER:PASSWORD@HOST/DATABASE"
         )
     try:
         lists = Recommendations(store.root, version, when_stale="ignore")
@@ -31,4 +32,4 @@ def send(
         log.warning("these lists were good until %s", lists.facts["valid_until"])
     exporter(parcel, address)
     told = {name: lists.facts[name] for name in ("table_version", "data_through", "model_version")}
-    return {"to": without_secrets(address), "form": parcel.form, "channels": list(parcel.channels), **told}
+    return {"to": shown(address), "form": parcel.form, "channels": list(parcel.channels), **told}
