@@ -53,12 +53,21 @@ def holds_password(address: str) -> bool:
 
 
 def secrets_of(address: str) -> set[str]:
-    """The passwords in an address, as they are written and as they are decoded."""
-    found = {match["value"].strip("'") for match in SECRET_VALUE.finditer(address)}
-    found |= {match["value"].strip("'") for match in SECRET_VALUE.finditer(unquote(address))}
+    """The passwords in an address, as they are written, as they are decoded, and in the parts that a parser may see."""
+    found = {match["value"].strip("'") for text in (address, unquote(address)) for match in SECRET_VALUE.finditer(text)}
     if with_user := USER_AND_PASSWORD.match(address.partition("://")[2] or address):
-        found.add(with_user["password"])
+        found |= {with_user["password"], *re.split(r"[/?#@:]", with_user["password"])}
     return {text for secret in found for text in (secret, unquote(secret)) if text}
+
+
+def split_login(address: str) -> tuple[str, str, str]:
+    """An address without its user and password, and these two, decoded. Raises ValueError for an ambiguous address."""
+    parts = URL.fullmatch(address)
+    if parts is None or is_ambiguous(parts):
+        raise ValueError(f"{scheme_of(address)} is ambiguous")
+    login = parts["user"] or ""
+    user, _, password = login.removesuffix("@").partition(":")
+    return address.replace(login, "", 1) if login else address, unquote(user), unquote(password)
 
 
 def redacted(text: str, *addresses: str) -> str:
