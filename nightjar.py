@@ -1073,8 +1073,9 @@ def main() -> None:
     die_with_parent()
     if "--help" not in sys.argv:
         keep_stdout_for_results()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger().handlers[0].setFormatter(WithoutPasswords("%(message)s"))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(WithoutPasswords("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("nightjar").setLevel(logging.INFO)
     try:
         app()

@@ -1,7 +1,8 @@
 """Keep cells of a csv from being run as formulas by a spreadsheet.
 
-Text that begins like a formula gets an apostrophe before it; text that has apostrophes before such a beginning gets one
-more, so that the text can be restored: `re.sub(r"^'(?='*[=+\-@\t\r\n＝＋－＠])", "", cell)`. Plain numbers stay as they are.
+Text that begins like a formula gets an apostrophe before it, plain numbers do not. Text that has apostrophes before
+such a beginning gets one more, so the text can be restored: take the first apostrophe of each cell that begins with
+apostrophes and then one of = + - @, tab, carriage return, line feed, or the wide forms of the first four.
 """
 
 import re

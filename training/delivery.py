@@ -1,6 +1,6 @@
 """Metrics on their way to MLflow: written down first, so that a training goes on while the server is away.
 
-NIGHTJAR_HOME/undelivered/RUN.jsonl    a line a call: where to, without a password, step, time, metrics; gone once arrived
+NIGHTJAR_HOME/undelivered/RUN.jsonl    a line a call: address (no password), step, time, metrics; gone once arrived
 """
 
 import json

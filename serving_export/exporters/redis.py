@@ -41,8 +41,9 @@ def send(parcel: Parcel, address: str) -> None:
             for channel in parcel.channels:
                 retire(server, parcel.site, channel, generation)
     except redis.exceptions.RedisError as error:
+        reason = redacted(str(error), address)
         raise RetryableError(
-            f"cannot send to {shown(address)}: {redacted(str(error), address)}. Readers there still see the former lists"
+            f"cannot send to {shown(address)}: {reason}. Readers there still see the former lists"
         ) from None
 
 
