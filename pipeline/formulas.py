@@ -20,8 +20,6 @@ def guard(text: str) -> str:
 
 def guard_columns(rows: pl.DataFrame) -> pl.DataFrame:
     """All text columns, guarded; other columns as they are."""
-    texts = [pl.col(name) for name, kind in rows.schema.items() if kind == pl.String]
-    return rows.with_columns(
-        pl.when(text.str.contains(FORMULA) & ~text.str.contains(NUMBER)).then("'" + text).otherwise(text)
-        for text in texts
-    )
+    text = pl.selectors.string()
+    is_formula = text.str.contains(FORMULA) & ~text.str.contains(NUMBER)
+    return rows.with_columns(pl.when(is_formula).then(text.str.replace("^", "'")).otherwise(text))
