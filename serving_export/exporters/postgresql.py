@@ -100,6 +100,8 @@ def replace_view(connection: Any, parcel: Parcel) -> None:
             )
         )
     drop_former(connection, schema, view, table)
+    # A connection that ends gives the lock back too, but only when the server has noticed.
+    connection.execute("SELECT pg_advisory_unlock(hashtext(%s))", [f"{schema}.{view}"])
 
 
 def fill_table(connection: Any, parcel: Parcel, names: dict[str, Any]) -> None:
