@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dags.settings import Schedule
+from pipeline.addresses import redacted
 from pipeline.dates import days_between
 from pipeline.durations import format_duration
 from pipeline.errors import ConfigurationError, NightjarError, RetryableError
@@ -88,6 +89,13 @@ app = typer.Typer(
 rollback_app = typer.Typer(help="Take back a release or a model; --to a later version rolls forward again.")
 app.add_typer(rollback_app, name="rollback", no_args_is_help=True)
 SiteOption = Annotated[Path, typer.Option("--site", help="The site file, like conf/demo.yaml.")]
+GuardOption = Annotated[
+    bool,
+    typer.Option(
+        "--guard-formulas",
+        help="csv for a spreadsheet: an apostrophe before text that begins like a formula. See docs/reading.md.",
+    ),
+]
 DateOption = Annotated[str, typer.Option("--date", help="A day of the site's zone, YYYY-MM-DD.")]
 FromOption = Annotated[str, typer.Option("--from", help="First day of a range; with --to instead of --date.")]
 ToVersionOption = Annotated[int | None, typer.Option("--to", help="A version; else the one before.")]
@@ -680,24 +688,29 @@ def read(
     write_table(items, ("channel", "rank", "item_id", "score", "source", "because", "title", "category"))
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})
 def send(
+    context: typer.Context,
     site: SiteOption,
     to: Annotated[str, typer.Option(help="A .parquet, .jsonl or .csv file, redis://… or postgresql://…")] = "",
     to_from: Annotated[str, typer.Option("--to-from", help="An environment variable that holds the address.")] = "",
     channel: Annotated[str, typer.Option(help="This channel only.")] = "",
     form: Annotated[ListForm, typer.Option(help="rows, or nested: one row a user.")] = ListForm.rows,
     version: Annotated[int | None, typer.Option(help="A version that `history` lists; else the newest.")] = None,
+    guard_formulas: GuardOption = False,
 ) -> None:
     """Send the published lists to a file, Redis or PostgreSQL; readers there see the former ones until all is there."""
     from pipeline.publish import open_store
     from serving_export.addresses import read_address
     from serving_export.send import send
 
+    if context.args:  # parts of an address without quotes, which the usual message would repeat
+        raise ConfigurationError("send takes options only; put quotes around an address with spaces or &")
     the_site = read_site(site)
     started = time.monotonic()
     address = read_address(to, to_from)
-    told = send(the_site, open_store(the_site, must_exist=True), address, channel or None, form.value, version)
+    store = open_store(the_site, must_exist=True)
+    told = send(the_site, store, address, channel or None, form.value, version, guard_formulas=guard_formulas)
     write_json({"step": "send", "site": the_site.name, "seconds": round(time.monotonic() - started, 2), **told})
 
 
@@ -781,11 +794,14 @@ def rejected(
     day: Annotated[str, typer.Option("--date", help="The day that the rows are booked on: as a rule their file's.")],
     reason: Annotated[str, typer.Option(help="Rows of this reason only.")] = "",
     form: Annotated[Form, typer.Option("--as", help="table; or the rows as delivered, to be mended.")] = Form.table,
+    guard_formulas: GuardOption = False,
 ) -> None:
     """Show the rows of a day that became no event, or hand them back for repair."""
     from pipeline.publish import open_store
     from pipeline.quarantine import as_json_lines, as_separated, raw_rows, rejected_rows
 
+    if guard_formulas and form not in (Form.csv, Form.tsv):
+        raise ConfigurationError("--guard-formulas goes with --as csv and --as tsv")
     the_site = read_site(site)
     store = open_store(the_site, must_exist=True)
     rows = rejected_rows(store, read_day(day), reason or None)
@@ -794,7 +810,8 @@ def rejected(
         return
     found, num_missing = raw_rows(the_site, store, rows)
     separator = "\t" if form is Form.tsv else ","
-    for line in as_json_lines(found) if form is Form.jsonl else as_separated(found, separator):
+    separated = as_separated(found, separator, guard_formulas=guard_formulas)
+    for line in as_json_lines(found) if form is Form.jsonl else separated:
         write_text(line)
     if num_missing:
         log.warning("%d rows are left out: their raw file is gone or was changed since", num_missing)
@@ -1072,19 +1089,29 @@ def die_with_parent() -> None:
             sys.exit("the parent process is gone")
 
 
+class WithoutPasswords(logging.Formatter):
+    """A line of the log, ours or a library's, without the password of any address in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and the traceback of an exception with it."""
+        return redacted(super().format(record))
+
+
 def main() -> None:
     """Run a command; a known fault is one sentence and its exit code."""
     die_with_parent()
     if "--help" not in sys.argv:
         keep_stdout_for_results()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(WithoutPasswords("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("nightjar").setLevel(logging.INFO)
     try:
         app()
     except BrokenPipeError:  # whoever read our results has seen enough
         sys.exit(0)
     except NightjarError as error:
-        sys.stderr.write(f"nightjar: {error}\n")
+        sys.stderr.write(f"nightjar: {redacted(str(error))}\n")
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno != errno.ENOSPC:

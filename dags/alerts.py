@@ -20,6 +20,8 @@ from airflow.sdk import BaseNotifier
 from airflow.sdk.configuration import conf
 from airflow.sdk.module_loading import import_string
 
+from pipeline.addresses import redacted
+
 log = logging.getLogger(__name__)
 KEPT = "Readers keep the lists that they have."
 NO_WORD = "it ended without a word: its worker was killed or its time was up"
@@ -60,16 +62,22 @@ class Notifiers:
         for wanted in self.wanted:
             try:
                 make(wanted)(alert.as_context(context))
-            except Exception:
-                log.exception("%s could not tell: %s", wanted["notifier"], alert.sentence)
+            except Exception as error:
+                log_failure(wanted, alert, error)
 
     async def tell_soon(self, alert: Alert, context: Mapping[str, Any]) -> None:
         """As `tell`, in the triggerer."""
         for wanted in self.wanted:
             try:
                 await tell_one(make(wanted), alert.as_context(context))
-            except Exception:
-                log.exception("%s could not tell: %s", wanted["notifier"], alert.sentence)
+            except Exception as error:
+                log_failure(wanted, alert, error)
+
+
+def log_failure(wanted: Mapping[str, Any], alert: Alert, error: Exception) -> None:
+    """Log that a notifier failed, and why, without a password that its arguments or the error hold."""
+    reason = redacted(f"{type(error).__name__}: {error}", *map(str, wanted["arguments"].values()))
+    log.error("%s could not tell: %s (%s)", wanted["notifier"], alert.sentence, reason)
 
 
 class FileNotifier(BaseNotifier):

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,8 @@ class Stack:
     mlflow_address: str | None
     check: Callable[[], None]
     """Raises ServerEndedError once a server has ended by itself."""
-    environment: Mapping[str, str]
-    """That of the servers."""
+    environment: Mapping[str, str] = field(repr=False)
+    """That of the servers, with its passwords."""
 
     def command(self, *arguments: str) -> str:
         """What `airflow …` says on stdout, run beside the servers; raises CalledProcessError where it fails."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dags.settings import Schedule
 from pipeline.settings import PipelineSite
-from pipeline.site_file import VARIABLE, describe
+from pipeline.site_file import VARIABLE, describe, describe_yaml
 from training.recipes import RECIPES, SequenceRecipe
 from training.settings import Training
 
@@ -113,7 +113,7 @@ def read_site_files(folder: Path) -> SiteFiles:
             site = read_head(path)
             if site.name in owners:
                 raise ValueError(f"{path} has the name {site.name!r}, as {owners[site.name]} has; give it another one")
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             faults[path] = describe(error, path, SiteHead) if isinstance(error, ValidationError) else f"{path}: {error}"
             continue
         owners[site.name] = path
@@ -122,8 +122,13 @@ def read_site_files(folder: Path) -> SiteFiles:
 
 
 def read_head(path: Path) -> SiteHead:
-    """The head of one site file; raises ValueError or YAMLError on a broken one."""
-    content = yaml.load(VARIABLE.sub(value_or_name, path.read_text(encoding="utf-8")), Loader=QUICK_AND_SAFE)
+    """The head of one site file; raises ValueError on a broken one."""
+    text = path.read_text(encoding="utf-8")
+    expanded = VARIABLE.sub(value_or_name, text)
+    try:
+        content = yaml.load(expanded, Loader=QUICK_AND_SAFE)
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is no YAML: {describe_yaml(error, text, expanded)}") from None
     if not isinstance(content, dict):
         raise ValueError("it must hold `key: value` lines, starting with `name:`")
     return SiteHead.model_validate(content)

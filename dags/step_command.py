@@ -124,7 +124,10 @@ def step_command(
 
 
 def program() -> list[str]:
-    """The program that runs a step: NIGHTJAR_COMMAND, else the `nightjar` of this environment."""
+    """The program that runs a step: NIGHTJAR_COMMAND, else the `nightjar` of this environment.
+
+    Logs and alerts repeat it, so it must hold no password.
+    """
     chosen = os.environ.get("NIGHTJAR_COMMAND")
     return shlex.split(chosen) if chosen else [str(Path(sys.executable).with_name("nightjar"))]
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from pipeline.errors import ConfigurationError
 from pipeline.forgotten import REASON as FORGOTTEN
+from pipeline.formulas import guard
 from pipeline.normalise import whole_row
 from pipeline.publish import Store
 from pipeline.raw_files import expand, size_and_digest
@@ -96,13 +97,19 @@ def as_json_lines(rows: list[RawRow]) -> Iterator[str]:
             yield json.dumps({ABOUT: row.about | {"unparsable": row.fields}}, ensure_ascii=False)
 
 
-def as_separated(rows: list[RawRow], separator: str) -> Iterator[str]:
+def as_separated(rows: list[RawRow], separator: str, *, guard_formulas: bool = False) -> Iterator[str]:
     """A header and a line a row; a row that did not fit its header has as many fields as it had."""
+
+    def line(cells: list[Any]) -> str:
+        texts = [json.dumps(cell) if isinstance(cell, dict | list) else cell for cell in cells]
+        if guard_formulas:
+            texts = [guard(text) if isinstance(text, str) else text for text in texts]
+        return line_of(texts, separator)
+
     header = list(dict.fromkeys(name for row in rows if isinstance(row.fields, dict) for name in row.fields))
-    yield line_of(header, separator)
+    yield line(header)
     for row in rows:
-        cells = [row.fields.get(name) for name in header] if isinstance(row.fields, dict) else row.fields
-        yield line_of([json.dumps(cell) if isinstance(cell, dict | list) else cell for cell in cells], separator)
+        yield line([row.fields.get(name) for name in header] if isinstance(row.fields, dict) else row.fields)
 
 
 def line_of(cells: list[Any], separator: str) -> str:

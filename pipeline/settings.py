@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
+from pipeline.addresses import holds_password, shown
 from pipeline.contract import Severity, contract, declared_rules, find_rule
 from pipeline.durations import Duration
 
@@ -330,6 +331,20 @@ class PipelineSite(Section):
         if value < timedelta(days=7):
             raise ValueError("versions are kept for at least 7d")
         return value
+
+    @model_validator(mode="after")
+    def addresses_hold_no_passwords(self) -> "PipelineSite":
+        """Tables, pages and messages name the store and the raw files by their addresses."""
+        addresses = {"store": self.store, "source.events": self.source.events}
+        if self.items is not None:
+            addresses["items.path"] = self.items.path
+        for key, address in addresses.items():
+            if "://" in address and holds_password(address):
+                raise ValueError(
+                    f"{key}: {shown(address)} holds a password, and tables and messages would show it. Give it to the "
+                    "store's library by the environment: docs/raw-logs.md, Object stores"
+                )
+        return self
 
     @model_validator(mode="after")
     def only_user_ids_are_hashed(self) -> "PipelineSite":

@@ -31,10 +31,11 @@ def load_site(path: Path, model: type[SiteT], home: Path) -> SiteT:
             f"cannot read the site file {path}: {getattr(error, 'strerror', error)}. "
             "Give --site a file like conf/demo.yaml"
         ) from error
+    expanded = expand_variables(text, path)
     try:
-        content = yaml.safe_load(expand_variables(text, path))
+        content = yaml.safe_load(expanded)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigurationError(f"{path} is no YAML: {describe_yaml(error, text, expanded)}") from None
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} must hold `key: value` lines, starting with `name:`")
     if "home" in content:
@@ -63,6 +64,22 @@ def expand_variables(text: str, path: Path) -> str:
         return found
 
     return VARIABLE.sub(value, text)
+
+
+def describe_yaml(error: yaml.YAMLError, text: str, expanded: str) -> str:
+    """Where YAML is broken and why, without what a variable holds, which may be a password.
+
+    `text` is the file's, `expanded` the same with its variables replaced.
+    """
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return "it holds a character that YAML does not allow"
+    line = expanded.split("\n")[mark.line :][:1]
+    is_own = not line or line[0] in text.split("\n")
+    reason = (
+        getattr(error, "problem", None) if is_own else "the value of a ${VARIABLE} breaks it; put quotes around that"
+    )
+    return f"{reason or 'it is broken'} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def describe(error: ValidationError, path: Path, model: type[BaseModel]) -> str:

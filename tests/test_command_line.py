@@ -616,3 +616,32 @@ def test_care_needs_a_store(command, write_site, tmp_path):
         code, out, err = command(tmp_path, arguments[0], "--site", shop.file, *arguments[1:])
         assert (code, out) == (2, ""), arguments
         assert "there is no store at" in one_sentence(err)
+
+
+def test_what_the_library_of_a_store_says_is_shown_without_passwords(command, write_site, tmp_path, monkeypatch):
+    shop = write_site(tmp_path, store="s3://bucket/shop")
+    variables = {"AWS_ENDPOINT_URL": "http://me:hush@127.0.0.1:1", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "x"}
+    for name, value in (variables | {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}).items():
+        monkeypatch.setenv(name, value)
+    code, out, err = command(tmp_path, "days", "--site", shop.file)
+    assert (code, out) == (1, "")
+    assert "@127.0.0.1:1/bucket/shop" in err
+    assert "hush" not in err
+
+
+def test_a_line_of_the_log_and_its_traceback_are_shown_without_passwords(tmp_path):
+    code = """
+import logging, nightjar, sys
+sys.argv = ["nightjar", "--no-such-option"]
+try:
+    nightjar.main()
+except SystemExit:
+    pass
+try:
+    raise OSError("no answer from redis://:hush@cache")
+except OSError:
+    logging.getLogger("library").exception("cannot reach %s", "https://me:hush@host/x")
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE)
+    assert "OSError: no answer from redis://…@cache" in told.stderr
+    assert "cannot reach https://…@host/x" in told.stderr

@@ -1,6 +1,6 @@
 """Metrics on their way to MLflow: written down first, so that a training goes on while the server is away.
 
-NIGHTJAR_HOME/undelivered/RUN.jsonl    a line a call: where to, step, time, metrics; gone as soon as they have arrived
+NIGHTJAR_HOME/undelivered/RUN.jsonl    a line a call: address (no password), step, time, metrics; gone once arrived
 """
 
 import json
@@ -16,6 +16,7 @@ from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ValidationError
 
+from pipeline.addresses import redacted, shown
 from pipeline.errors import RetryableError
 from pipeline.terminal import log
 
@@ -42,11 +43,17 @@ def post(home: Path, uri: str, run_id: str, metrics: Mapping[str, float], step: 
     """Write metrics down and deliver them, with whatever of the run is still waiting; never raises for a server."""
     file = home / FOLDER / f"{run_id}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    told = {"uri": uri, "run_id": run_id, "step": step, "time": int(time.time() * 1000), "metrics": dict(metrics)}
+    told = {
+        "uri": shown(uri),
+        "run_id": run_id,
+        "step": step,
+        "time": int(time.time() * 1000),
+        "metrics": dict(metrics),
+    }
     with FileLock(file.with_suffix(".lock")):
         with file.open("a", encoding="utf-8") as kept:
             kept.write(f"\n{json.dumps(told)}\n")  # what a crash has cut short before it stays a line of its own
-        deliver(file)
+        deliver(file, uri)
 
 
 def deliver_all(home: Path, uri: str) -> None:
@@ -55,16 +62,16 @@ def deliver_all(home: Path, uri: str) -> None:
         try:
             with FileLock(file.with_suffix(".lock"), timeout=0):
                 lines = read(file) if file.exists() else []
-                if lines and lines[0].uri == uri:
-                    deliver(file)
+                if lines and shown(lines[0].uri) == shown(uri):
+                    deliver(file, uri)
         except Timeout:
             continue  # its training is at work
 
 
-def deliver(file: Path) -> None:
-    """Send the lines of a file and remove it; keep it if the server is away."""
+def deliver(file: Path, uri: str) -> None:
+    """Send the lines of a file to the server at an address and remove it; keep it if the server is away."""
     lines = read(file)
-    client, run_id = MlflowClient(lines[0].uri), lines[0].run_id
+    client, run_id = MlflowClient(uri), lines[0].run_id
     found = [Metric(name, value, line.time, line.step) for line in lines for name, value in line.metrics.items()]
     tags = [RunTag(LATE, str(len(lines)))] if len(lines) > 1 else []
     try:
@@ -74,7 +81,7 @@ def deliver(file: Path) -> None:
         if not is_away(error):
             file.rename(file.with_suffix(".refused"))
             raise
-        log.warning("MLflow at %s does not answer; the metrics of run %s wait in %s", lines[0].uri, run_id, file)
+        log.warning("MLflow at %s does not answer; the metrics of run %s wait in %s", shown(uri), run_id, file)
         return
     file.unlink()
     if tags:
@@ -116,8 +123,8 @@ def answered(uri: str) -> Iterator[None]:
         if not is_away(error):
             raise
         raise RetryableError(
-            f"MLflow at {uri} does not answer: {error}. Once it does, run the same command again: a training goes on "
-            "from its last checkpoint, and metrics that were kept are delivered"
+            f"MLflow at {shown(uri)} does not answer: {redacted(str(error), uri)}. Once it does, run the same command "
+            "again: a training goes on from its last checkpoint, and metrics that were kept are delivered"
         ) from error
 
 

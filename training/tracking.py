@@ -29,6 +29,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 from features.tables import VOCABULARY
+from pipeline.addresses import redacted, scheme_of, shown, split_login
 from pipeline.checksums import DAMAGED_PARQUET, check_sha256, sha256_of
 from pipeline.data_docs import day_page, docs_folder
 from pipeline.dates import ONE_DAY
@@ -55,13 +56,28 @@ SIGNATURE = ModelSignature(  # no inputs: with a schema MLflow would refuse plai
     outputs=Schema([ColSpec(Array(DataType.string), "item_ids"), ColSpec(Array(DataType.double), "scores")]),
     params=ParamSchema([ParamSpec("top", DataType.long, 20)]),
 )
-ADDRESS = "MLFLOW_TRACKING_URI"
+ADDRESS, USER, PASSWORD = "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
 def tracking_uri(home: Path) -> str:
-    """Where runs are kept: MLFLOW_TRACKING_URI, else a sqlite file under NIGHTJAR_HOME."""
-    return os.environ.get(ADDRESS) or f"sqlite:///{home.resolve() / 'mlflow.db'}"
+    """Where runs are kept: MLFLOW_TRACKING_URI, else a sqlite file under NIGHTJAR_HOME.
+
+    MLflow prints the address of a server, so a user and password in it go to the variables that MLflow also reads.
+    """
+    uri = os.environ.get(ADDRESS) or f"sqlite:///{home.resolve() / 'mlflow.db'}"
+    if not uri.startswith(("http://", "https://")):
+        return uri
+    try:
+        address, user, password = split_login(uri)
+    except ValueError:
+        raise ConfigurationError(
+            f"{ADDRESS} is {scheme_of(uri)} and cannot be read. Put the user and password of MLflow into {USER} and "
+            f"{PASSWORD}"
+        ) from None
+    if user and password:
+        os.environ.update({USER: user, PASSWORD: password})
+    return address if password else uri
 
 
 def use_tracking(uri: str) -> None:
@@ -314,8 +330,9 @@ class Tracking:
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
+            uri = tracking_uri(self.site.home)
             raise RetryableError(
-                f"cannot read the alias {alias!r} of {self.model_name} from {tracking_uri(self.site.home)}: {error}"
+                f"cannot read the alias {alias!r} of {self.model_name} from {shown(uri)}: {redacted(str(error), uri)}"
             ) from error
 
     def alias_beside(self, alias: str) -> str:

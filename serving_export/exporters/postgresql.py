@@ -11,8 +11,9 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.addresses import redacted, shown
 from pipeline.errors import ConfigurationError, RetryableError
-from serving_export.addresses import without_secrets
+from serving_export.addresses import misread
 from serving_export.parcel import Parcel, items_as_json
 
 TYPES = {pl.String: "text", pl.Int64: "bigint", pl.Float64: "double precision"}
@@ -28,30 +29,46 @@ def send(parcel: Parcel, address: str) -> None:
         raise ConfigurationError(
             "sending to PostgreSQL needs the extra `postgresql`: pip install 'nightjar[postgresql]'"
         ) from error
+    if not is_readable(address):
+        raise misread(address)
     try:
         with psycopg.connect(address, autocommit=True) as connection:
             replace_view(connection, parcel)
     except psycopg.errors.InvalidTableDefinition as error:
         raise ConfigurationError(
-            f"the view at {without_secrets(address)} has other columns than these lists: {first_line(error)}. "
+            f"the view at {shown(address)} has other columns than these lists: {first_line(error, address)}. "
             "Drop it, then send again"
-        ) from error
+        ) from None
     except psycopg.errors.InsufficientPrivilege as error:
-        raise ConfigurationError(f"cannot send to {without_secrets(address)}: {first_line(error)}") from error
+        raise ConfigurationError(f"cannot send to {shown(address)}: {first_line(error, address)}") from None
     except psycopg.errors.DataError as error:
         raise ConfigurationError(
-            f"{without_secrets(address)} cannot hold these lists: {first_line(error)}. Readers there still see the "
+            f"{shown(address)} cannot hold these lists: {first_line(error, address)}. Readers there still see the "
             "former ones"
-        ) from error
+        ) from None
     except psycopg.Error as error:
         raise RetryableError(
-            f"cannot send to {without_secrets(address)}: {first_line(error)}. Readers there still see the former lists"
-        ) from error
+            f"cannot send to {shown(address)}: {first_line(error, address)}. Readers there still see the former lists"
+        ) from None
 
 
-def first_line(error: Exception) -> str:
-    """What a server says, without its hints."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def is_readable(address: str) -> bool:
+    """Whether the driver can read an address, and takes no part of a password for the host, port or database."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        parts = conninfo_to_dict(address)
+    except psycopg.ProgrammingError:
+        return False
+    ports = str(parts.get("port") or "").split(",")
+    has_no_rest = not any("@" in str(parts.get(name) or "") for name in ("host", "dbname"))
+    return has_no_rest and all(port.isdecimal() or not port for port in ports)
+
+
+def first_line(error: Exception, address: str) -> str:
+    """What a server says, without its hints and without the passwords of its address."""
+    return redacted((str(error).strip().splitlines() or [type(error).__name__])[0], address)
 
 
 def view_name(parcel: Parcel) -> str:
@@ -83,6 +100,8 @@ def replace_view(connection: Any, parcel: Parcel) -> None:
             )
         )
     drop_former(connection, schema, view, table)
+    # A connection that ends gives the lock back too, but only when the server has noticed.
+    connection.execute("SELECT pg_advisory_unlock(hashtext(%s))", [f"{schema}.{view}"])
 
 
 def fill_table(connection: Any, parcel: Parcel, names: dict[str, Any]) -> None:

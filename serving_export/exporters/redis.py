@@ -11,11 +11,13 @@ left, go an hour after that: readers who have just read `current` still find the
 import json
 import uuid
 from typing import Any
+from urllib.parse import urlsplit
 
 import polars as pl
 
+from pipeline.addresses import redacted, shown
 from pipeline.errors import ConfigurationError, RetryableError
-from serving_export.addresses import without_secrets
+from serving_export.addresses import misread
 from serving_export.parcel import Parcel, in_lists
 
 USERS_AT_ONCE = 1_000
@@ -30,7 +32,7 @@ def send(parcel: Parcel, address: str) -> None:
         raise ConfigurationError("sending to Redis needs the extra `redis`: pip install 'nightjar[redis]'") from error
     generation = f"{parcel.facts['table_version']}-{uuid.uuid4().hex[:8]}"
     try:
-        with redis.Redis.from_url(address) as server:
+        with open_server(address) as server:
             for channel in parcel.channels:
                 server.sadd(key(parcel.site, channel, "generations"), generation)
             for part in parcel.flat_parts():
@@ -39,11 +41,29 @@ def send(parcel: Parcel, address: str) -> None:
             for channel in parcel.channels:
                 retire(server, parcel.site, channel, generation)
     except redis.exceptions.RedisError as error:
+        reason = redacted(str(error), address)
         raise RetryableError(
-            f"cannot send to {without_secrets(address)}: {error}. Readers there still see the former lists"
-        ) from error
-    except ValueError as error:
-        raise ConfigurationError(f"{without_secrets(address)} is no address of a Redis: {error}") from error
+            f"cannot send to {shown(address)}: {reason}. Readers there still see the former lists"
+        ) from None
+
+
+def open_server(address: str) -> Any:
+    """A client that is not connected yet.
+
+    Raises ConfigurationError where the driver cannot read the address, or takes a part of a password for host and port.
+    """
+    import redis
+
+    try:
+        parts = urlsplit(address)
+        if parts.fragment or "@" in parts.path:
+            raise misread(address)
+        server = redis.Redis.from_url(address)
+        pool = server.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # an option that it does not know is a TypeError here
+    except (ValueError, TypeError):  # the message may hold a part of the password
+        raise misread(address) from None
+    return server
 
 
 def key(site: str, channel: str, name: str) -> str:

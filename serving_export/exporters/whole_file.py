@@ -9,13 +9,17 @@ from typing import BinaryIO
 
 import fsspec
 
+from pipeline.addresses import redacted, scheme_of, shown
 from pipeline.errors import ConfigurationError
+from serving_export.addresses import misread
 
 
 @contextmanager
 def whole_file(address: str) -> Iterator[BinaryIO]:
     """Write a file aside and move it into place at the end; what was there before stays if something fails."""
     is_local = "://" not in address
+    if not is_local and shown(address) == scheme_of(address):
+        raise misread(address)
     folder = Path(address).parent if is_local else Path(tempfile.gettempdir())
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -30,14 +34,25 @@ def whole_file(address: str) -> Iterator[BinaryIO]:
                 aside.chmod(0o666 & ~umask())
                 aside.replace(address)
             else:
-                files, path = fsspec.core.url_to_fs(address)
-                files.put_file(name, path)
+                upload(name, address)
         finally:
             aside.unlink(missing_ok=True)
-    except (OSError, ImportError) as error:  # ImportError: the library of an object store
+    except OSError as error:
         raise ConfigurationError(
-            f"cannot write {address}: {getattr(error, 'strerror', None) or error}. What was there before is unchanged"
-        ) from error
+            f"cannot write {shown(address)}: {redacted(error.strerror or str(error), address)}. "
+            "What was there before is unchanged"
+        ) from None
+
+
+def upload(file: str, address: str) -> None:
+    """Put a local file to where an address says."""
+    try:
+        files, path = fsspec.core.url_to_fs(address)
+        files.put_file(file, path)
+    except Exception as error:  # each store's library has its own; one that is not installed is an ImportError
+        raise ConfigurationError(
+            f"cannot write {shown(address)}: {redacted(str(error), address)}. What was there before is unchanged"
+        ) from None
 
 
 def umask() -> int:

@@ -75,6 +75,18 @@ def test_a_notifier_that_cannot_tell_hinders_neither_the_task_nor_the_others(ale
     assert "no.such.Notifier could not tell" in caplog.text
 
 
+def test_why_a_notifier_failed_is_logged_without_the_password_of_its_address(alerts, box, caplog, monkeypatch):
+    def fail(_notifier, _context):
+        raise OSError("no answer from https://me:hush@chat/hook")
+
+    monkeypatch.setattr(alerts.FileNotifier, "notify", fail)
+    box.wanted[0]["arguments"]["path"] = "https://me:hush@chat/hook"
+    alerts.Notifiers(box.wanted[:1])(context())
+    assert "could not tell" in caplog.text
+    assert "(OSError: no answer from https://" in caplog.text
+    assert "hush" not in caplog.text
+
+
 @pytest.mark.parametrize("ways", ["both", "only at once"])
 def test_late_tables_are_told_of_by_the_triggerer(alerts, box, monkeypatch, ways):
     from airflow.sdk import BaseNotifier

@@ -110,3 +110,12 @@ def test_reading_site_files_needs_no_heavy_package():
         "import sys, dags.site_files; print([m for m in ('airflow', 'polars', 'torch', 'mlflow') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+@pytest.mark.parametrize("secret", ["*hush", "!hush", "hush: hush", "x\n*hush"])
+def test_a_variable_that_breaks_a_site_file_is_not_shown(write_sites, monkeypatch, secret):
+    monkeypatch.setenv("SHOP_SECRET", secret)
+    conf = write_sites(shop="name: shop\nstore: ${SHOP_SECRET}\n")
+    (fault,) = read_site_files(conf).faults.values()
+    assert "no YAML" in fault
+    assert "hush" not in fault

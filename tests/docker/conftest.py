@@ -180,6 +180,17 @@ def deployment() -> Iterator[Deployment]:
         yield made
 
 
+@pytest.fixture
+def own_deployment() -> Iterator[Deployment]:
+    """Folders and passwords of a deployment for one test; nothing is started."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = new_folder(Path(name))
+        subprocess.run([folder / "docker" / "first-start.sh"], check=True, capture_output=True)
+        made = Deployment(folder)
+        made.read_variables()
+        yield made
+
+
 @pytest.fixture(scope="session")
 def empty_deployment() -> Iterator[Deployment]:
     """Folders of a deployment that was never started."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from datetime import date
 
 import polars as pl
@@ -136,3 +137,15 @@ def test_rows_of_a_cut_file_are_no_rows_to_mend(delivered):
     assert raw_rows(delivered.site, delivered.store, rows) == ([], 0)
     assert delivered.table(FILES).height == 1
     assert delivered.store.scan(events_table([])).collect().height == 1
+
+
+def test_rows_for_a_spreadsheet_hold_no_formula_and_can_be_restored(make_small):
+    small = make_small()
+    small.deliver("2026-03-01", "=cmd|x,,-0.23,at ten,view", "'=x,,\t+y,at ten,@view")
+    small.ingest(DAY_1)
+    rows = handed_back(small)
+    plain = list(csv.reader(as_separated(rows, ",")))
+    guarded = list(csv.reader(as_separated(rows, ",", guard_formulas=True)))
+    assert plain[1:] == [["=cmd|x", "", "-0.23", "at ten", "view"], ["'=x", "", "\t+y", "at ten", "@view"]]
+    assert guarded[1:] == [["'=cmd|x", "", "-0.23", "at ten", "view"], ["''=x", "", "'\t+y", "at ten", "'@view"]]
+    assert [[re.sub(r"^'(?='*[=+\-@\t\r\n＝＋－＠])", "", cell) for cell in row] for row in guarded] == plain

@@ -154,3 +154,34 @@ def test_a_variable_that_is_not_set_and_has_no_default_is_an_error(tmp_path, mon
     monkeypatch.delenv("SHOP_STORE", raising=False)
     message = fault(tmp_path, GOOD.replace("store/shop", "${SHOP_STORE}"))
     assert "uses ${SHOP_STORE}, which is not set. Set it, or write ${SHOP_STORE:-default}" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("store", GOOD.replace("store/shop", "s3://key:hush@bucket/shop")),
+        ("store", GOOD.replace("store/shop", "s3://key:hu/sh@bucket/shop")),
+        ("source.events", GOOD.replace("raw/{date}.csv", "https://host/{date}.csv?token=hush")),
+        ("items.path", GOOD + "items: {path: 'sftp://me:hush@host/items.csv', columns: {item_id: id}}"),
+    ],
+)
+def test_an_address_with_a_password_is_refused_since_tables_and_messages_hold_it(tmp_path, key, text):
+    told = fault(tmp_path, text)
+    assert f"{key}: " in told
+    assert "holds a password" in told
+    assert "hush" not in told
+    assert "hu/sh" not in told
+
+
+@pytest.mark.parametrize(
+    "secret", ["*hush", "!hush", "a: b: hush", '"hush', "{hush", "x, y: [\n  *hush", "%hush", "'hush' x"]
+)
+def test_a_variable_that_breaks_the_yaml_is_not_shown(tmp_path, monkeypatch, secret):
+    monkeypatch.setenv("SHOP_SECRET", secret)
+    told = fault(tmp_path, GOOD + "schedule: {alerts: [{notifier: a.B, arguments: {token: ${SHOP_SECRET}}}]}\n")
+    assert "no YAML" in told or "not a valid" in told
+    assert "hush" not in told
+
+
+def test_a_fault_of_the_yaml_itself_is_told_with_its_place(tmp_path):
+    assert "found undefined alias 'shop' (line 3, column 8)" in fault(tmp_path, "\nname: shop\nstore: *shop\n")

@@ -10,7 +10,7 @@ from pipeline.errors import ConfigurationError, RetryableError
 from pipeline.publish import Store
 from pipeline.tables import SITE
 from serving_export import parcel as parcels
-from serving_export.exporters import EXPORTERS
+from serving_export.exporters import EXPORTERS, csv
 from serving_export.parcel import Parcel, pack
 from serving_export.reader import Recommendations, bucket_of, nested
 from serving_export.tables import RECOMMENDATIONS
@@ -219,6 +219,26 @@ def test_a_release_of_nobody_is_a_file_without_rows(store, target, name):
     assert name != "parquet" or pl.read_parquet(target(name)).is_empty()
 
 
+FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "'=1", "''+1"]
+TEXT = ["plain", "-0.23", "+1e5", ".5", "a=b", "'", "x@y"]
+
+
+@pytest.mark.parametrize("form", ["rows", "nested"])
+def test_a_guarded_csv_holds_no_formula_harms_no_number_and_can_be_restored(store, tmp_path, form):
+    publish(store, FORMULAS + TEXT)
+    file = str(tmp_path / "lists.csv")
+    parcel = pack("small", Recommendations(store.root), None, form)
+    csv.send(parcel, file)
+    plain = pl.read_csv(file, infer_schema=False)
+    csv.send(parcel, file, guard_formulas=True)
+    guarded = pl.read_csv(file, infer_schema=False)
+    assert set(guarded["user_id"]) == {f"'{user}" for user in FORMULAS} | set(TEXT)
+    restored = guarded.with_columns(pl.all().str.replace(r"^'('*[=+\-@\t\r\n＝＋－＠])", "$1"))
+    assert restored.equals(plain)
+    if form == "rows":
+        assert guarded.select("rank", "score").equals(plain.select("rank", "score"))
+
+
 @pytest.mark.services
 def test_grants_and_views_of_readers_outlive_a_release(store, target):
     import psycopg
@@ -287,10 +307,11 @@ def test_the_command_sends_and_says_what(released, command, tmp_path, monkeypatc
         (["--to", "postgresql://me:pa55word@db/x"], "postgresql://db/x was given with a password"),
         (["--to", "lists.xls"], "cannot be sent to lists.xls"),
         (["--to", "ftp://host/lists"], "cannot be sent to ftp://host/lists"),
+        (["--to", "lists.jsonl", "--guard-formulas"], "--guard-formulas is for csv files; lists.jsonl is none"),
         (["--to", "x.csv", "--channel", "hoem"], "no lists for the channel 'hoem'; there are home"),
         (["--to", "x.csv", "--version", "77"], "has no version 77"),
     ],
-    ids=["no address", "empty variable", "password", "ending", "scheme", "channel", "version"],
+    ids=["no address", "empty variable", "password", "ending", "scheme", "guard", "channel", "version"],
 )
 def test_wrong_use_is_told(released, command, arguments, sentence):
     code, out, err = command(released.home, "send", "--site", released.file, *arguments)
