@@ -40,6 +40,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which closes a connection whose request has no end in size or time."""
 
     deadline: asyncio.TimerHandle | None = None
+    url = b""
     has_head = False
     num_bytes = 0
     """Of the current head, or of the current body: raw, as received."""
