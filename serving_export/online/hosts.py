@@ -3,6 +3,7 @@
 A website whose name is made to mean 127.0.0.1 (DNS rebinding) could otherwise read histories from a visitor's browser.
 """
 
+import re
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -10,6 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.errors import ConfigurationError
 from serving_export.online.limits import fault
+
+AUTHORITY = re.compile(r"(\[(?P<address>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(:\d*)?")
+"""A host with or without a port."""
 
 
 class LoopbackNames:
@@ -52,12 +56,9 @@ def names_loopback(authority: str) -> bool:
 
 def plain_name(authority: str) -> str:
     """A host in small letters, without its port, brackets and the dot at its end."""
-    name = authority.strip().lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
-    return name.removesuffix(".")
+    parts = AUTHORITY.fullmatch(authority.strip())
+    name = (parts["address"] or parts["name"]) if parts else authority
+    return name.lower().removesuffix(".")
 
 
 def parse_address(name: str) -> IPv4Address | IPv6Address | None:

@@ -213,6 +213,7 @@ def test_where_too_many_are_connected_the_one_that_waits_longest_goes(server, mo
                 time.sleep(0.01)
             time.sleep(0.02)
         assert httpx.get(f"{server.url}/health").status_code == 200
+        half[0].settimeout(3)
         assert is_closed(half[0])
         half[1].sendall(b"\r\n")
         assert b" 200 " in half[1].recv(4096)
