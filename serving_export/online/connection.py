@@ -19,7 +19,7 @@ MOST_HEADERS = 100
 """With the trailers of a chunked body."""
 LONGEST_RAW_BODY = 2 * LARGEST_BODY
 """Bytes of a body as it is sent, with the sizes and extensions of its chunks."""
-MOST_CHUNKS = 4096
+MOST_CHUNKS = 1024
 MOST_PIPELINED = 16
 """Requests of a connection that may wait for the answer to the one before them."""
 HEAD_WITHIN = 10.0
