@@ -323,16 +323,13 @@ def read_history(loaded: Loaded, store: Store, user_id: str, before: datetime | 
 
     `before`: when the session in progress began, whose events the log may have already.
     """
-    site, last_day = loaded.site, loaded.last_day
-    if last_day is None:
-        return []
+    site = loaded.site
     known = listed_id(site, user_id)
-    plans = site.export.all_channels().values()
-    longest = max([site.export.active_within, *(plan.seen.within for plan in plans if plan.seen)])
     columns = ("item_id", "occurred_at", "event_type", *site.source.context)
-    events = active_events(site, store, last_day, longest, bucket_of(known, site.buckets)).filter(
-        pl.col("user_id") == known
-    )
+    events = recent_events(loaded, store, bucket_of(known, site.buckets))
+    if events is None:
+        return []
+    events = events.filter(pl.col("user_id") == known)
     if before is not None:
         events = events.filter(pl.col("occurred_at") < before)
     rows = events.sort("occurred_at", "event_id").select(columns).collect()
@@ -340,6 +337,24 @@ def read_history(loaded: Loaded, store: Store, user_id: str, before: datetime | 
         Event(item, at, kind, {name: value for name, value in zip(site.source.context, told, strict=True) if value})
         for item, at, kind, *told in rows.iter_rows()
     ]
+
+
+def users_with_history(loaded: Loaded, store: Store, bucket: int) -> pl.Series:
+    """The users of a bucket, as the tables know them, for whom `read_history` finds events."""
+    events = recent_events(loaded, store, bucket)
+    if events is None:
+        return pl.Series(dtype=pl.String)
+    return events.select(pl.col("user_id").unique()).collect()["user_id"]
+
+
+def recent_events(loaded: Loaded, store: Store, bucket: int) -> pl.LazyFrame | None:
+    """A bucket's events as far back as lists look; None where no day has passed yet."""
+    site, last_day = loaded.site, loaded.last_day
+    if last_day is None:
+        return None
+    plans = site.export.all_channels().values()
+    longest = max([site.export.active_within, *(plan.seen.within for plan in plans if plan.seen)])
+    return active_events(site, store, last_day, longest, bucket)
 
 
 def with_titles(items: list[dict[str, Any]], catalogue: pl.DataFrame) -> list[dict[str, Any]]:

@@ -1,11 +1,13 @@
 """The routes. All of them answer for one site; nothing is written, and no id becomes a path or a query's text."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
+import polars as pl
 from cachetools import TTLCache
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.encoders import jsonable_encoder
@@ -16,25 +18,27 @@ from starlette.responses import JSONResponse
 
 from pipeline.durations import format_duration
 from pipeline.errors import ConfigurationError, NightjarError
+from pipeline.privacy import known_as
 from pipeline.terminal import log
 from serving_export.online import lookups, schemas
 from serving_export.online.answers import Answers, Job, Told
 from serving_export.online.batcher import Batcher, BusyError
 from serving_export.online.catalogue import Catalogue
+from serving_export.online.known_users import KnownUsers
 from serving_export.online.limits import Limits
 from serving_export.online.metrics import Counted, Metrics
 from serving_export.online.page import add_page
 from serving_export.online.states import SessionStates
 from serving_export.online.versions import Edition, Versions
-from serving_export.recommend import read_history
+from serving_export.recommend import read_history, users_with_history
 from serving_export.request import Event
 from serving_export.request import Request as Wanted
 
 ANSWER_WITHIN = 10.0
 """Seconds after which a client is told to try again."""
 MOST_HISTORIES = 10_000
-MOST_LOADING = 2
-"""Requests that may wait for versions besides the one that serves: loading takes seconds, and threads."""
+MOST_LOADING = 16
+"""Versions besides the one that serves that may wait to be loaded, one after the other: each takes seconds."""
 MOST_MODELS = 50
 LOOK_EVERY = 10.0
 """Seconds between looks at the alias and the release."""
@@ -63,32 +67,68 @@ class Endpoint:
         answers = Answers(states, metrics)
         self.quick: Batcher[Job, Told] = Batcher(answers.answer, metrics)
         self.thorough: Batcher[Job, Told] = Batcher(answers.answer, metrics)  # reasons take long, lists do not wait
-        self.num_loading = 0
+        self.loading: dict[int, asyncio.Task[Edition]] = {}
+        self.turn = asyncio.Lock()
         self.histories: TTLCache[tuple[Any, ...], list[Event]] = TTLCache(MOST_HISTORIES, seconds)
+        self.known_users = KnownUsers(self.site.buckets, seconds)
 
     async def edition(self, model: int | None) -> Edition:
-        """What answers; a version that is not in memory is loaded."""
+        """What answers; a version that is not in memory is loaded, once for all who wait for it."""
         found = self.versions.at_hand(model)
         if found is not None or model is None:
             return found or self.versions.serving
-        if self.num_loading >= MOST_LOADING:
-            raise BusyError
-        self.num_loading += 1
+        if not await asyncio.to_thread(self.versions.has, model):
+            raise HTTPException(404, f"{self.site.name} has no model version {model}; /models lists those there are")
+        if model not in self.loading:
+            if len(self.loading) >= MOST_LOADING:
+                raise BusyError
+            self.loading[model] = asyncio.create_task(self.load(model))
         try:
-            return await asyncio.to_thread(self.versions.edition, model)
+            return await asyncio.shield(self.loading[model])  # who gives up waiting does not end it for the others
         except ConfigurationError as error:
             raise HTTPException(404, str(error)) from error
+
+    async def load(self, model: int) -> Edition:
+        """Load a version when it is its turn."""
+        try:
+            async with self.turn:
+                return await asyncio.to_thread(self.versions.edition, model)
         finally:
-            self.num_loading -= 1
+            del self.loading[model]
 
     async def history(self, edition: Edition, user_id: str) -> list[Event]:
-        """What a user did before, read once in a while; empty for who is not known."""
-        key = (edition.mark, user_id)
+        """What a user did before, read once in a while; empty for who is not known, which costs no read."""
+        key, store = (edition.mark, user_id), self.versions.store
         found = self.histories.get(key)
         if found is None:
-            found = await asyncio.to_thread(read_history, edition.loaded, self.versions.store, user_id)
+            table = ("events", edition.loaded.last_day, edition.release)
+            if not await self.is_known(table, user_id, partial(users_with_history, edition.loaded, store)):
+                return []
+            found = await asyncio.to_thread(read_history, edition.loaded, store, user_id)
             self.histories[key] = found
         return found
+
+    async def lists(self, edition: Edition, user_id: str) -> dict[str, list[Told]]:
+        """Last night's lists of a user, by channel; empty for a user without any."""
+        read_users = partial(lookups.users_with_lists, edition)
+        if edition.lists is None or not await self.is_known(("lists", edition.release), user_id, read_users):
+            return {}
+        return await asyncio.to_thread(lookups.exported_lists, edition, user_id)
+
+    async def intents(self, edition: Edition, user_id: str) -> dict[str, list[Told]]:
+        """What a user's next event is for, by intent; empty for a user of whom nothing is told."""
+        version, store = edition.intents_version, self.versions.store
+        if version is None:
+            return {}
+        if not await self.is_known(("intents", version), user_id, partial(lookups.users_with_intents, store, version)):
+            return {}
+        return await asyncio.to_thread(lookups.exported_intents, self.site, store, edition, user_id)
+
+    async def is_known(self, table: Hashable, user_id: str, read_users: Callable[[int], pl.Series]) -> bool:
+        """Whether a table has rows of a user, by the id of the log."""
+        known = known_as(self.site, user_id)
+        found = self.known_users.has(table, known)
+        return await asyncio.to_thread(self.known_users.read, table, known, read_users) if found is None else found
 
     async def answer(self, edition: Edition, wanted: Wanted) -> Told:
         """One list."""
@@ -206,7 +246,7 @@ def add_users(app: FastAPI, endpoint: Endpoint) -> None:
         if edition.lists is None:
             raise HTTPException(404, f"{endpoint.site.name} has no lists yet: run `nightjar export`")
         chosen = None if channel is None else endpoint.channel(edition, channel)
-        found = await asyncio.to_thread(lookups.exported_lists, edition, user_id)
+        found = await endpoint.lists(edition, user_id)
         facts, note = edition.lists.facts, None
         if not found:
             note = f"{endpoint.unknown_user(user_id)} These are popular items."
@@ -226,14 +266,13 @@ def add_users(app: FastAPI, endpoint: Endpoint) -> None:
     async def intents(user_id: UserId) -> Response:
         """What a user's next event is for, as of last night."""
         edition = endpoint.versions.serving
-        found = await asyncio.to_thread(
-            lookups.exported_intents, endpoint.site, endpoint.versions.store, edition, user_id
-        )
+        found = await endpoint.intents(edition, user_id)
         told: Told = {"user_id": user_id, "intents": found}
         if not found:
-            has_any = edition.lists is not None and edition.lists.facts["session_intents_version"] is not None
             told["note"] = (
-                endpoint.unknown_user(user_id) if has_any else "The model of the last release predicts no intents."
+                "The model of the last release predicts no intents."
+                if edition.intents_version is None
+                else endpoint.unknown_user(user_id)
             )
         return as_json(told)
 

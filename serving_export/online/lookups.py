@@ -58,20 +58,32 @@ def exported_lists(edition: Edition, user_id: str) -> dict[str, list[dict[str, A
     }
 
 
+def users_with_lists(edition: Edition, bucket: int) -> pl.Series:
+    """The users of a bucket, as the tables know them, who have lists."""
+    assert edition.lists is not None, "only a release has lists"
+    rows = pl.scan_delta(edition.lists.table).filter(pl.col("user_bucket") == bucket, pl.col("rank") == 1)
+    return rows.select(pl.col("user_id").unique()).collect()["user_id"]
+
+
 def exported_intents(
     site: TrainingSite, store: Store, edition: Edition, user_id: str
 ) -> dict[str, list[dict[str, Any]]]:
     """What a user's next event is for, as of last night, by intent; nothing for a user of whom that is not told."""
-    version = None if edition.lists is None else edition.lists.facts["session_intents_version"]
-    if version is None:
+    if edition.intents_version is None:
         return {}
     known = listed_id(site, user_id)
     in_bucket = pl.col("user_bucket") == bucket_of(known, site.buckets)
-    rows = store.scan(SESSION_INTENTS, int(version)).filter(in_bucket, pl.col("user_id") == known)
+    rows = store.scan(SESSION_INTENTS, edition.intents_version).filter(in_bucket, pl.col("user_id") == known)
     found = rows.sort("intent", "rank").select("intent", "probability", value="label").collect()
     return {
         str(name): part.drop("intent").to_dicts() for (name,), part in found.group_by("intent", maintain_order=True)
     }
+
+
+def users_with_intents(store: Store, version: int, bucket: int) -> pl.Series:
+    """The users of a bucket, as the tables know them, of whom `session_intents` tells something."""
+    rows = store.scan(SESSION_INTENTS, version).filter(pl.col("user_bucket") == bucket)
+    return rows.select(pl.col("user_id").unique()).collect()["user_id"]
 
 
 def popular_items(loaded: Loaded, channel: str, n: int) -> list[dict[str, Any]]:

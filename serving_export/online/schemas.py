@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from serving_export.request import Event
 
@@ -36,6 +36,20 @@ class Asked(BaseModel):
     """Fields that nobody reads are mistakes, and are told."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_number(cls, told: Any) -> Any:
+        """More fields than there are get one message, not one each: thousands take seconds to write."""
+        if isinstance(told, dict) and len(told) > len(cls.model_fields):
+            unknown = next(name for name in told if name not in cls.known_names())
+            raise ValueError(f"{len(told):,} fields, of which there are {len(cls.model_fields)}: no {unknown[:50]!r}")
+        return told
+
+    @classmethod
+    def known_names(cls) -> set[str]:
+        """What the fields are called in JSON."""
+        return {field.alias or name for name, field in cls.model_fields.items()}
 
 
 class EventIn(Asked):

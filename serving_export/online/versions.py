@@ -6,14 +6,17 @@ finds what its vectors say. Then one reference is switched; requests that are be
 that does not pass changes nothing, and is told in the log, in /ready and in /metrics.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Event as Flag
 from threading import Lock, Thread
+from time import monotonic
 from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
+from mlflow.entities.model_registry import ModelVersion
 
 from pipeline.errors import ConfigurationError
 from pipeline.publish import Store
@@ -28,10 +31,12 @@ from serving_export.request import Event, Request
 from serving_export.scoring import session_vectors
 from serving_export.tables import RECOMMENDATIONS, RELATED_ITEMS
 from training.settings import TrainingSite
-from training.tracking import Tracking, number
+from training.tracking import WITHDRAWN, Tracking, number
 
 MOST_BESIDE = 2
 """Versions besides the one that serves that are kept in memory."""
+LIST_EVERY = 1.0
+"""Seconds for which a listing of the registered versions is good."""
 NUM_PROBES = 32
 LEAST_FOUND = 0.5
 """Of what the vectors say on the probe set, the share that an index must find: another model's finds next to nothing.
@@ -61,6 +66,12 @@ class Edition:
         return None if self.lists is None else int(self.lists.facts["table_version"])
 
     @property
+    def intents_version(self) -> int | None:
+        """The version of `session_intents` that belongs to the release; None where its model predicts none."""
+        version = None if self.lists is None else self.lists.facts["session_intents_version"]
+        return None if version is None else int(version)
+
+    @property
     def mark(self) -> tuple[int | None, int | None]:
         """What two editions are told apart by."""
         return self.loaded.version, self.release
@@ -72,7 +83,8 @@ class Versions:
     def __init__(self, site: TrainingSite, store: Store, secret: str, metrics: Metrics) -> None:
         self.site, self.store, self.secret, self.metrics = site, store, secret, metrics
         self.beside: LRUCache[int, Edition] = LRUCache(MOST_BESIDE)
-        self.loading, self.looking = Lock(), Lock()
+        self.loading, self.looking, self.listing = Lock(), Lock(), Lock()
+        self.listed: tuple[float, Sequence[ModelVersion]] | None = None
         self.stopped = Flag()
         self.fault: str | None = None
         """Why the newest version does not serve; None where it does."""
@@ -87,7 +99,8 @@ class Versions:
             return serving
         with self.looking:
             found = self.beside.get(version)
-        return found if found is not None and found.release == serving.release else None
+        is_current = found is not None and (found.release or 0) >= (serving.release or 0)  # newer: not taken up yet
+        return found if is_current else None
 
     def edition(self, version: int) -> Edition:
         """That of a version; raises ConfigurationError for one that the site does not have."""
@@ -163,8 +176,9 @@ class Versions:
         serving = self.serving.loaded.version
         fitting = [
             version
-            for version in self.tracking.versions()
-            if version.tags.get("purpose", "nightly") == "nightly" or number(version) == serving
+            for version in self.registered()
+            if WITHDRAWN not in version.tags
+            and (version.tags.get("purpose", "nightly") == "nightly" or number(version) == serving)
         ]
         return [
             {
@@ -176,6 +190,17 @@ class Versions:
             }
             for version in fitting[:most]
         ]
+
+    def has(self, version: int) -> bool:
+        """Whether a version is registered."""
+        return any(number(each) == version for each in self.registered())
+
+    def registered(self) -> Sequence[ModelVersion]:
+        """All versions of the site, newest first, as they were a second ago at most."""
+        with self.listing:
+            if self.listed is None or monotonic() - self.listed[0] > LIST_EVERY:
+                self.listed = monotonic(), self.tracking.versions(withdrawn=True)
+            return self.listed[1]
 
     def tell(self, edition: Edition) -> None:
         """Say in log and metrics what serves."""

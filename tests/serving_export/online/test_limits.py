@@ -7,12 +7,10 @@ import time
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
 
 from serving_export.online import app as app_module
 from serving_export.online import batcher as batcher_module
-from serving_export.online import limits, server
+from serving_export.online import connection, limits
 from serving_export.online.batcher import Batcher, BusyError
 from serving_export.online.metrics import Metrics
 
@@ -23,20 +21,6 @@ def connect(listening, sent):
     client = socket.create_connection(("127.0.0.1", listening.port), timeout=10)
     client.sendall(sent)
     return client
-
-
-@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 400), ("localhost", 400), ("0.0.0.0", 200)])
-def test_on_loopback_a_website_that_means_this_machine_is_refused(host, status):
-    app = FastAPI()
-
-    @app.get("/ready")
-    def ready() -> None:
-        pass
-
-    server.know_names(app, host)
-    client = TestClient(app, base_url="http://127.0.0.1:8600")
-    assert client.get("/ready").status_code == 200
-    assert client.get("/ready", headers={"host": "evil.example:8600"}).status_code == status
 
 
 def test_a_body_that_does_not_come_is_given_up(listening, monkeypatch):
@@ -50,7 +34,7 @@ def test_a_body_that_does_not_come_is_given_up(listening, monkeypatch):
 
 @pytest.mark.parametrize("sent", [b"", b"GET /rea", b"GET /ready HTTP/1.1\r\nhost:"], ids=["nothing", "line", "header"])
 def test_a_head_that_does_not_come_is_given_up(listening, monkeypatch, sent):
-    monkeypatch.setattr(server, "HEAD_WITHIN", 0.2)
+    monkeypatch.setattr(connection, "HEAD_WITHIN", 0.2)
     with connect(listening, sent) as client:
         assert client.recv(10) == b""
 
@@ -173,7 +157,37 @@ def test_nobody_answers_whom_who_asked_has_gone():
     assert asked_for == [1, 3]
 
 
-def test_versions_are_not_loaded_for_many_at_a_time(endpoint, monkeypatch):
+def test_only_so_many_versions_wait_to_be_loaded(endpoint, monkeypatch):
     monkeypatch.setattr(app_module, "MOST_LOADING", 0)
-    assert endpoint.client.post("/recommend", json={"model": 998}).status_code == 503
+    endpoint.versions.beside.clear()
+    (trained,) = (m for m in endpoint.client.get("/models").json()["models"] if not m["is_serving"])
+    assert endpoint.client.post("/recommend", json={"model": trained["model_version"]}).status_code == 503
     assert endpoint.client.post("/recommend", json={}).status_code == 200
+
+
+def test_versions_that_are_not_registered_cost_one_listing_a_second(endpoint, monkeypatch):
+    listings, versions = [], endpoint.versions.tracking.versions
+    monkeypatch.setattr("serving_export.online.versions.LIST_EVERY", 60)
+    monkeypatch.setattr(endpoint.versions.tracking, "versions", lambda **told: listings.append(1) or versions(**told))
+    for number in range(900, 920):
+        assert endpoint.client.post("/recommend", json={"model": number}).status_code == 404
+    assert len(listings) <= 1
+
+
+@pytest.mark.parametrize("where", ["body", "event"])
+def test_a_body_of_unknown_fields_is_refused_with_few_words(endpoint, where):
+    unknown = {f"x{number}": 0 for number in range(20_000)}
+    body = unknown if where == "body" else {"items": [unknown | {"item_id": "a"}]}
+    answer = endpoint.client.post("/recommend", json=body)
+    assert answer.status_code == 422
+    assert "20,00" in answer.text
+    assert len(answer.content) < 2000
+
+
+@pytest.mark.parametrize(
+    "body", ["[" * 100_000, '{"items": ' + "[" * 900 + "]" * 900 + "}", '{"n": ' + "1" * 100_000 + "}", '{"n": NaN}']
+)
+def test_odd_json_is_refused(endpoint, body):
+    answer = endpoint.client.post("/recommend", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert len(answer.content) < 2000

@@ -74,6 +74,28 @@ def test_no_request_fails_during_a_hundred_reloads(live, tracking):
     check_answers(live, reload_under_load(live, tracking, 100))
 
 
+def register_again(tracking, version, times):
+    """The same model under further version numbers; those numbers."""
+    made = [
+        tracking.client.create_model_version(tracking.model_name, version.source, version.run_id, tags=version.tags)
+        for _ in range(times)
+    ]
+    return [number(each) for each in made]
+
+
+def test_every_version_that_is_asked_for_at_the_same_time_answers(live, tracking):
+    asked_for = register_again(tracking, tracking.versions()[0], 4) * 2
+
+    def ask(version):
+        return httpx.post(f"{live.url}/recommend", json={"items": ["sku-00001"], "model": version}, timeout=30)
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(ask, asked_for))
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert [answer.json()["model_version"] for answer in answers] == asked_for
+    assert len(live.versions.beside) <= 2
+
+
 def test_nothing_is_loaded_where_nothing_is_new(live):
     before = live.versions.serving
     assert not live.versions.look()
