@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import ConfigurationError
+from pipeline.site_yaml import parse, read_text
 
 SiteT = TypeVar("SiteT", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -25,23 +25,21 @@ def load_site(path: Path, model: type[SiteT], home: Path) -> SiteT:
     Raises ConfigurationError: the file is missing, is no YAML, or says something that `model` does not allow.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text, raw = read_text(path)
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"cannot read the site file {path}: {getattr(error, 'strerror', error)}. "
             "Give --site a file like conf/demo.yaml"
         ) from error
     try:
-        content = yaml.safe_load(expand_variables(text, path))
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{path} must hold `key: value` lines, starting with `name:`")
+        content = parse(expand_variables(text, path))
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not a valid site file:\n  {error}") from error
     if "home" in content:
         raise ConfigurationError(f"{path}: `home` is not set here; set the environment variable NIGHTJAR_HOME")
     if "file_sha256" in content:
         raise ConfigurationError(f"{path}: `file_sha256` is not set here; it is measured")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(raw).hexdigest()
     try:
         return model.model_validate(content | {"home": home, "file_sha256": digest})
     except ValidationError as error:

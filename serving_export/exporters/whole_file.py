@@ -9,14 +9,14 @@ from typing import BinaryIO
 
 import fsspec
 
-from pipeline.errors import ConfigurationError
+from pipeline.durable import is_local, put_in_place
+from pipeline.errors import kind_of, reason_of
 
 
 @contextmanager
 def whole_file(address: str) -> Iterator[BinaryIO]:
     """Write a file aside and move it into place at the end; what was there before stays if something fails."""
-    is_local = "://" not in address
-    folder = Path(address).parent if is_local else Path(tempfile.gettempdir())
+    folder = Path(address).parent if is_local(address) else Path(tempfile.gettempdir())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".nightjar-", suffix=".part", dir=folder)
@@ -24,19 +24,17 @@ def whole_file(address: str) -> Iterator[BinaryIO]:
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if is_local:
+            if is_local(address):
                 aside.chmod(0o666 & ~umask())
-                aside.replace(address)
+                put_in_place(aside, Path(address))
             else:
                 files, path = fsspec.core.url_to_fs(address)
                 files.put_file(name, path)
         finally:
             aside.unlink(missing_ok=True)
     except (OSError, ImportError) as error:  # ImportError: the library of an object store
-        raise ConfigurationError(
-            f"cannot write {address}: {getattr(error, 'strerror', None) or error}. What was there before is unchanged"
+        raise kind_of(error)(
+            f"cannot write {address}: {reason_of(error)}. What was there before is unchanged"
         ) from error
 
 
