@@ -5,7 +5,6 @@ retry may cure, 2 usage or configuration, 3 the data broke its contract. Heavy p
 commands, so that --help answers at once.
 """
 
-import errno
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ from enum import StrEnum
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -934,7 +933,15 @@ def simulate(site: SiteOption, first: FromOption, last: ToOption, seed: int = 1)
 
 def read_site(path: Path) -> Site:
     """The site file, with paths that hang from NIGHTJAR_HOME."""
-    return load_site(path, Site, Path(os.environ.get("NIGHTJAR_HOME") or "."))
+    global store_at_work
+    site = load_site(path, Site, home())
+    store_at_work = site.resolve(site.store).rstrip("/")
+    return site
+
+
+def home() -> Path:
+    """What relative paths hang from."""
+    return Path(os.environ.get("NIGHTJAR_HOME") or ".")
 
 
 def read_days(day: str, first: str, last: str) -> list[date]:
@@ -1022,6 +1029,9 @@ def refuse_while_running(site: Site) -> None:
 
 
 STDOUT = 1
+INTERRUPTED = 130
+store_at_work: str | None = None
+"""The root of the store that the command's site file names: a damaged file is looked for there."""
 
 
 def write_json(facts: dict[str, Any]) -> None:
@@ -1083,13 +1093,45 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our results has seen enough
         sys.exit(0)
     except NightjarError as error:
-        sys.stderr.write(f"nightjar: {error}\n")
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+        give_up(error)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            say_interrupted()
+        aborted = getattr(stop.__context__, "__cause__", None)  # typer takes an EOFError for the end of a dialogue
+        if isinstance(aborted, EOFError):
+            explain_and_give_up(aborted)
+        raise
+    except KeyboardInterrupt:
+        say_interrupted()
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        explain_and_give_up(error)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
             raise
-        sys.stderr.write(
-            f"nightjar: no space left on device{f', at {error.filename}' if error.filename else ''}. "
-            "Nothing was published; make room and run the step again\n"
-        )
-        sys.exit(RetryableError.exit_code)
+        explain_and_give_up(error)
+
+
+def give_up(error: NightjarError) -> NoReturn:
+    """Say a sentence and end with its exit code."""
+    sys.stderr.write(f"nightjar: {error}\n")
+    sys.exit(error.exit_code)
+
+
+def explain_and_give_up(error: BaseException) -> NoReturn:
+    """Say of an exception that nobody expected what it means, or where its traceback lies."""
+    from pipeline.unexpected import explain, is_panic
+
+    fault = explain(error, home(), store_at_work)
+    if is_panic(error):  # threads of Rust are broken now, and would abort the process at its normal end
+        sys.stderr.write(f"nightjar: {fault}\n")
+        sys.stderr.flush()
+        os._exit(fault.exit_code)
+    give_up(fault)
+
+
+def say_interrupted() -> None:
+    """Ctrl-C needs no traceback either."""
+    sys.stderr.write(
+        "nightjar: interrupted; readers keep what was published before, and the command can be run again\n"
+    )

@@ -251,7 +251,10 @@ def sync_log(uri: str, versions: Iterable[int]) -> None:
     """Make commits durable: delta-rs links their files into the log without a sync."""
     log = Path(uri) / "_delta_log"
     if is_local(uri):
-        for path in [*(file for version in versions for file in log.glob(f"{version:020}.*")), log / "_last_checkpoint"]:
+        for path in [
+            *(file for version in versions for file in log.glob(f"{version:020}.*")),
+            log / "_last_checkpoint",
+        ]:
             if path.exists():
                 sync_path(path)
         sync_path(log)
