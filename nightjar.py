@@ -26,8 +26,8 @@ import typer
 
 from dags.settings import Schedule
 from pipeline.dates import FIRST_DAY, LAST_DAY, days_between
-from pipeline.durations import format_duration
 from pipeline.durable import put_in_place
+from pipeline.durations import format_duration
 from pipeline.errors import ConfigurationError, NightjarError, RetryableError, kind_of, reason_of
 from pipeline.parent import end_with_parent
 from pipeline.site_file import load_site

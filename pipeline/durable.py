@@ -42,7 +42,7 @@ def sync_folders(root: Path, files: Iterable[str]) -> None:
 
 
 def put_in_place(aside: Path, target: Path) -> None:
-    """Give a written file its name: whoever opens `target`, after a power cut too, finds the old file or the new one."""
+    """Give a written file its name: whoever opens `target`, also after a power cut, finds the old or the new one."""
     sync_path(aside)
     aside.replace(target)
     sync_path(target.parent)

@@ -75,7 +75,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def kind_of(error: BaseException) -> type[NightjarError]:
-    """What a fault of reading or writing is for the user: RetryableError if it may pass by itself, else it will stay."""
+    """What to raise for a fault of reading or writing: RetryableError if it may pass by itself, else it will stay."""
     is_passing = error_number(error) in PASSING | {errno.EAGAIN} or any(
         isinstance(each, ConnectionError | TimeoutError) for each in chain(error)
     )

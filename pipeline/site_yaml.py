@@ -1,8 +1,8 @@
 """YAML of site files, within limits: a file that would crash or flood the reader is refused by its line.
 
-Site files come from people and tools, and Airflow's processes read those of all sites again and again. Nesting is counted
-on the parser's events, before anything is built: libyaml's composer recurses in C and ends the process when it goes too
-deep. Aliases are counted by what they expand to.
+Site files come from people and tools, and Airflow's processes read those of all sites again and again. Nesting is
+counted on the parser's events, before anything is built: libyaml's composer recurses in C and ends the process when it
+goes too deep. Aliases are counted by what they expand to.
 """
 
 from collections.abc import Hashable
@@ -37,6 +37,8 @@ def parse(text: str) -> dict[Any, Any]:
     try:
         check_size(text)
         content = yaml.load(text, Loader=SiteLoader)
+    except ConstructorError as error:
+        raise ValueError(f"line {error.problem_mark.line + 1}: {error.problem}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"it is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -58,7 +60,7 @@ def check_size(text: str) -> None:
             is_alias = isinstance(event, AliasEvent)
             if is_alias and any(anchor == event.anchor for anchor, _ in open_nodes):
                 raise ValueError(f"{line_of(event)}: the alias *{event.anchor} stands inside of what it names")
-            before, num_nodes = num_nodes, num_nodes + (sizes.get(event.anchor, 1) if is_alias else 1)
+            before, num_nodes = num_nodes, num_nodes + (sizes.get(event.anchor or "", 1) if is_alias else 1)
             if isinstance(event, CollectionStartEvent):
                 open_nodes.append((event.anchor, before))
             elif event.anchor is not None and not is_alias:
@@ -93,7 +95,7 @@ class SiteLoader(QUICK_AND_SAFE):  # type: ignore[misc]  # chosen at run time
             if isinstance(key.value, str) and key.tag != MERGE:
                 if name in lines:
                     raise ConstructorError(
-                        None, None, f"the key {key.value!r} stands twice, first on line {lines[name]}", key.start_mark
+                        None, None, f"the key `{key.value}` stands twice, first on line {lines[name]}", key.start_mark
                     )
                 lines[name] = line
         super().flatten_mapping(node)

@@ -1,6 +1,7 @@
 """Exceptions that no step expected: a sentence for the user, and the traceback in a file.
 
-The sentence never repeats the message of an exception that is not known: drivers write addresses with passwords into it.
+The sentence never repeats the message of an exception that is not known: drivers write addresses with passwords into
+it.
 """
 
 import os
@@ -73,8 +74,8 @@ def of_sqlite(error: BaseException, home: Path) -> NightjarError:
     if kind_of(error) is RetryableError:
         return RetryableError(f"SQLite says of {files}: {reason.strip()}. Run the step again once that is over")
     return ConfigurationError(
-        f"SQLite says of {files}: {reason.strip()}. Bring the file back from a backup; without one move it away, and the "
-        "next night trains anew"
+        f"SQLite says of {files}: {reason.strip()}. Bring the file back from a backup; without one move it away, and "
+        "the next night trains anew"
     )
 
 

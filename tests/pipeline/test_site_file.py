@@ -87,11 +87,15 @@ def test_a_misspelt_key_is_named_with_the_nearest_right_one(tmp_path, line, said
         ("sessions: {max_duration: 0s}", "sessions.max_duration: a session lasts longer than 0s"),
         ("time_zone: Mars/Base", "time_zone: 'Mars/Base' is no time zone"),
         ("home: /tmp", "set the environment variable NIGHTJAR_HOME"),
-        ("name: Shop One", "name: String should match pattern"),
+        ("items: {path: a.csv, columns: {item_id: i}, separator: ab}", "items.separator: 'ab' cannot separate columns"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(tmp_path, line, said):
     assert said in fault(tmp_path, GOOD + line)
+
+
+def test_a_wrong_name_is_refused(tmp_path):
+    assert "name: String should match pattern" in fault(tmp_path, GOOD.replace("name: shop", "name: Shop One"))
 
 
 @pytest.mark.parametrize(
