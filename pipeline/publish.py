@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,10 @@ class Store:
         try:
             if is_local(address):
                 Path(address).parent.mkdir(parents=True, exist_ok=True)
+            content = BytesIO()  # polars loses the system's error number when it writes into a file
+            rows.write_parquet(content, compression="zstd", compression_level=1, row_group_size=16_384)
             with fsspec.open(address, "wb") as file:
-                rows.write_parquet(file, compression="zstd", compression_level=1, row_group_size=16_384)
+                file.write(content.getbuffer())
                 size = file.tell()
                 if is_local(address):
                     sync(file)

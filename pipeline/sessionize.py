@@ -61,8 +61,8 @@ def check_day(site: PipelineSite, store: Store, day: date) -> None:
     is_between = not site.source.is_dated and known.len() > 0 and known.min() <= day <= known.max()
     if day not in known and not is_between:
         raise ConfigurationError(
-            f"{site.name} has no events of {day}: no ingest has brought any, nor an empty delivery. Run `nightjar ingest` "
-            "for it first, or mend the date"
+            f"{site.name} has no events of {day}: no ingest has brought any, nor an empty delivery. Run "
+            "`nightjar ingest` for it first, or mend the date"
         )
 
 

@@ -381,7 +381,10 @@ class PipelineSite(Section):
         """Only rules of the contract, and only limits that a site may set."""
         declared = declared_rules(self)
         for name, told in self.validation.rules.items():
-            rule = find_rule(name, declared)
+            try:
+                rule = find_rule(name, declared)
+            except ValueError as error:
+                raise ValueError(f"validation.rules: {error}") from error
             if rule.of_each_row and (told.low is not None or told.high is not None):
                 raise ValueError(
                     f"validation.rules: {name} is about each row and has no limits to set, only a severity"

@@ -35,11 +35,15 @@ def load_site(path: Path, model: type[SiteT], home: Path) -> SiteT:
         content = parse(expand_variables(text, path))
     except ValueError as error:
         raise ConfigurationError(f"{path} is not a valid site file:\n  {error}") from error
+    return check_content(content, path, model, home, hashlib.sha256(raw).hexdigest())
+
+
+def check_content(content: dict[Any, Any], path: Path, model: type[SiteT], home: Path, digest: str = "") -> SiteT:
+    """The site that the keys and values of a file describe. Raises ConfigurationError, which names the key."""
     if "home" in content:
         raise ConfigurationError(f"{path}: `home` is not set here; set the environment variable NIGHTJAR_HOME")
     if "file_sha256" in content:
         raise ConfigurationError(f"{path}: `file_sha256` is not set here; it is measured")
-    digest = hashlib.sha256(raw).hexdigest()
     try:
         return model.model_validate(content | {"home": home, "file_sha256": digest})
     except ValidationError as error:
