@@ -24,7 +24,7 @@ def test_a_full_disk_is_known_where_polars_keeps_only_the_text(by_polars):
     def write():
         if by_polars:
             rows.write_parquet("/dev/full")
-        with open("/dev/full", "wb") as file:
+        with Path("/dev/full").open("wb") as file:
             rows.write_parquet(file)
 
     error = raised(write)
