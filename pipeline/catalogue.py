@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PolarsError
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, kind_of, reason_of
 from pipeline.publish import Store
 from pipeline.raw_files import side_table_files
 from pipeline.settings import Items, PipelineSite
@@ -69,8 +69,8 @@ def read_side_table(site: PipelineSite, items: Items, day: date) -> pl.DataFrame
     try:
         rows = scan_side_table(paths, items).collect()
     except (PolarsError, OSError) as error:
-        raise ConfigurationError(
-            f"cannot read the items of {', '.join(paths)}: {error}. Mend the file, or items.path"
+        raise kind_of(error)(
+            f"cannot read the items of {', '.join(paths)}: {reason_of(error)}. Mend the file, or items.path"
         ) from error
     columns = items.columns.model_dump(exclude_none=True)
     missing = [name for name in columns.values() if name not in rows.columns]

@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 from polars.exceptions import PolarsError
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, kind_of, reason_of
 from pipeline.json_lines import JsonLines, json_types
 from pipeline.odd_lines import OddLines
 from pipeline.raw_bytes import RawFile, first_lines
@@ -94,8 +94,8 @@ def read_file(path: str, source: Source) -> Iterator[pl.DataFrame]:
                 yield framed(part, path, num_records)
                 num_records += part.height
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot read {path}: {error.strerror or error}. Mend it, or take it out of source.events"
+        raise kind_of(error)(
+            f"cannot read {path}: {reason_of(error)}. Mend it, or take it out of source.events"
         ) from error
 
 

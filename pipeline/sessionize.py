@@ -57,8 +57,8 @@ def check_day(site: PipelineSite, store: Store, day: date) -> None:
 
     A day that was delivered empty is known. A log without delivery days may also leave out days between others.
     """
-    known = read_days(store)["event_date"]
-    is_between = not site.source.is_dated and known.len() > 0 and known.min() <= day <= known.max()
+    known: list[date] = read_days(store)["event_date"].to_list()
+    is_between = not site.source.is_dated and bool(known) and known[0] <= day <= known[-1]
     if day not in known and not is_between:
         raise ConfigurationError(
             f"{site.name} has no events of {day}: no ingest has brought any, nor an empty delivery. Run "

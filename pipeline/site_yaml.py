@@ -38,7 +38,8 @@ def parse(text: str) -> dict[Any, Any]:
         check_size(text)
         content = yaml.load(text, Loader=SiteLoader)
     except ConstructorError as error:
-        raise ValueError(f"line {error.problem_mark.line + 1}: {error.problem}") from error
+        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{place}{error.problem}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"it is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
