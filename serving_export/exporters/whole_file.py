@@ -33,6 +33,8 @@ def whole_file(address: str) -> Iterator[BinaryIO]:
         finally:
             aside.unlink(missing_ok=True)
     except (OSError, ImportError) as error:  # ImportError: the library of an object store
+        if is_local(address) and isinstance(error, FileNotFoundError):
+            raise  # a file of the table that is read is gone; the one that is written is open
         raise kind_of(error)(
             f"cannot write {address}: {reason_of(error)}. What was there before is unchanged"
         ) from error
