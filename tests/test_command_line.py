@@ -678,9 +678,7 @@ def test_an_exception_nobody_expected_is_one_sentence_and_a_log(command, write_s
     code, out, err = command(tmp_path, "days", "--site", shop.file)
     assert (code, out) == (1, "")
     log = tmp_path / "logs/errors.log"
-    assert re.fullmatch(
-        rf"nightjar: unexpected KeyError in \S+, line \d+\. The traceback is in {log}.*\n", err
-    )
+    assert re.fullmatch(rf"nightjar: unexpected KeyError in \S+, line \d+\. The traceback is in {log}.*\n", err)
     assert "Traceback" in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
     log.unlink()
