@@ -5,7 +5,6 @@ retry may cure, 2 usage or configuration, 3 the data broke its contract. Heavy p
 commands, so that --help answers at once.
 """
 
-import errno
 import json
 import logging
 import os
@@ -21,15 +20,16 @@ from enum import StrEnum
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from dags.settings import Schedule
 from pipeline.addresses import redacted
-from pipeline.dates import days_between
+from pipeline.dates import FIRST_DAY, LAST_DAY, days_between
+from pipeline.durable import put_in_place
 from pipeline.durations import format_duration
-from pipeline.errors import ConfigurationError, NightjarError, RetryableError
+from pipeline.errors import ConfigurationError, NightjarError, RetryableError, kind_of, reason_of
 from pipeline.parent import end_with_parent
 from pipeline.site_file import load_site
 from serving_export.settings import ExportSite
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nightjar")
 MOST_ROWS, MOST_LETTERS, MOST_REASONS = 20, 100, 3
+MOST_DAYS = 3_660
+"""Ten years: a longer range is a slip of the pen."""
 
 
 class Site(ExportSite):
@@ -376,7 +378,7 @@ def has_window(site: Site, day: date) -> bool:
     from pipeline.publish import open_store
 
     try:
-        window_days(site, open_store(site), day - ONE_DAY)
+        window_days(site, open_store(site, must_exist=True), day - ONE_DAY)
     except ConfigurationError:
         return False
     return True
@@ -391,7 +393,7 @@ def due(
     from pipeline.publish import open_store
 
     the_site, the_day = read_site(site), read_day(day)
-    passed = passed_days(open_store(the_site), date.min, date.max)
+    passed = passed_days(open_store(the_site, must_exist=True), date.min, date.max)
     newest = passed[-1].isoformat() if passed else None
     facts = {"newest_passed": newest, "is_newest": newest == day, "has_window": has_window(the_site, the_day)}
     write_json({"step": "due", "site": the_site.name, "date": day, **facts})
@@ -490,9 +492,9 @@ def replace_site_file(file: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
         read_site(aside)
         shutil.copymode(file, aside)
-        aside.replace(file)
+        put_in_place(aside, file)
     except OSError as error:
-        raise ConfigurationError(f"cannot write {file}: {error.strerror}; it is as it was") from error
+        raise kind_of(error)(f"cannot write {file}: {reason_of(error)}; it is as it was") from error
     finally:
         aside.unlink(missing_ok=True)
     log.info("%s is written", file)
@@ -847,8 +849,12 @@ def days_command(
     from pipeline.publish import open_store
 
     the_site = read_site(site)
-    bounds = read_days("", first, last) if first or last else [date.min, date.max]
-    report = day_report(open_store(the_site, must_exist=True), the_site.sessions, bounds[0], bounds[-1]).to_dicts()
+    bounds = (date.min, date.max)
+    if first or last:
+        if not (first and last):
+            raise ConfigurationError("give --from A and --to B, or neither for all days")
+        bounds = read_range(first, last)
+    report = day_report(open_store(the_site, must_exist=True), the_site.sessions, *bounds).to_dicts()
     for row in report if as_json else []:
         write_json(row)
     if not as_json:
@@ -965,15 +971,23 @@ def simulate(site: SiteOption, first: FromOption, last: ToOption, seed: int = 1)
     try:
         report = simulate(the_site, read_days("", first, last), Shop(seed=seed))
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot write {error.filename}: {error.strerror}. Is NIGHTJAR_HOME writable?"
+        raise kind_of(error)(
+            f"cannot write {error.filename or the_site.home}: {reason_of(error)}. Is NIGHTJAR_HOME writable?"
         ) from error
     write_json({"step": "simulate", "site": the_site.name, "days": len(report.days)})
 
 
 def read_site(path: Path) -> Site:
     """The site file, with paths that hang from NIGHTJAR_HOME."""
-    return load_site(path, Site, Path(os.environ.get("NIGHTJAR_HOME") or "."))
+    global store_at_work
+    site = load_site(path, Site, home())
+    store_at_work = site.resolve(site.store).rstrip("/")
+    return site
+
+
+def home() -> Path:
+    """What relative paths hang from."""
+    return Path(os.environ.get("NIGHTJAR_HOME") or ".")
 
 
 def read_days(day: str, first: str, last: str) -> list[date]:
@@ -982,19 +996,33 @@ def read_days(day: str, first: str, last: str) -> list[date]:
         raise ConfigurationError("give --date D, or --from A and --to B")
     if day:
         return [read_day(day)]
-    days = days_between(read_day(first), read_day(last))
-    if not days:
-        raise ConfigurationError(f"--from {first} is after --to {last}")
+    days = days_between(*read_range(first, last))
+    if len(days) > MOST_DAYS:
+        raise ConfigurationError(
+            f"--from {first} to --to {last} are {len(days):,} days; give at most {MOST_DAYS:,} at once"
+        )
     return days
+
+
+def read_range(first: str, last: str) -> tuple[date, date]:
+    """The days that --from and --to name, in this order."""
+    bounds = read_day(first), read_day(last)
+    if bounds[0] > bounds[1]:
+        raise ConfigurationError(f"--from {first} is after --to {last}")
+    return bounds
 
 
 def read_day(text: str) -> date:
     """A date, and nothing else: a scheduler without a day says `None`."""
     if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
         try:
-            return date.fromisoformat(text)
+            day = date.fromisoformat(text)
         except ValueError:
             pass
+        else:
+            if FIRST_DAY <= day <= LAST_DAY:
+                return day
+            raise ConfigurationError(f"{text} is out of range; nightjar takes days from {FIRST_DAY} to {LAST_DAY}")
     raise ConfigurationError(f"{text!r} is no date; write YYYY-MM-DD, like 2026-03-01")
 
 
@@ -1004,7 +1032,7 @@ def run_step(name: str, site: Site, day: date, step: Step, label: str = "") -> N
 
     started = time.monotonic()
     with lock(site, f"{name}{label}", day):
-        result = step(site, open_store(site), day)
+        result = step(site, open_store(site, must_exist=name != "ingest"), day)
     facts = {"step": name, "site": site.name, "date": day.isoformat(), "seconds": round(time.monotonic() - started, 2)}
     write_json(facts | result)
 
@@ -1030,8 +1058,8 @@ def lock(site: Site, step: str, day: date) -> AbstractContextManager[object]:
     except Timeout as error:
         raise RetryableError(f"{step} of {site.name} for {day} is already running; wait for it to end") from error
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot write {folder}: {error.strerror}. Set NIGHTJAR_HOME to a writable folder"
+        raise kind_of(error)(
+            f"cannot write {folder}: {reason_of(error)}. Make room, or set NIGHTJAR_HOME to a writable folder"
         ) from error
 
 
@@ -1047,6 +1075,9 @@ def refuse_while_running(site: Site) -> None:
 
 
 STDOUT = 1
+INTERRUPTED = 130
+store_at_work: str | None = None
+"""The root of the store that the command's site file names: a damaged file is looked for there."""
 
 
 def write_json(facts: dict[str, Any]) -> None:
@@ -1056,7 +1087,14 @@ def write_json(facts: dict[str, Any]) -> None:
 
 def write_text(text: str) -> None:
     """A line of the result on the real stdout."""
-    os.write(STDOUT, (text + "\n").encode())
+    try:
+        os.write(STDOUT, (text + "\n").encode(errors="backslashreplace"))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RetryableError(
+            f"cannot write to standard output: {reason_of(error)}. What the command did before that stands"
+        ) from error
 
 
 def write_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
@@ -1111,13 +1149,45 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our results has seen enough
         sys.exit(0)
     except NightjarError as error:
-        sys.stderr.write(f"nightjar: {redacted(str(error))}\n")
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+        give_up(error)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            say_interrupted()
+        aborted = getattr(stop.__context__, "__cause__", None)  # typer takes an EOFError for the end of a dialogue
+        if isinstance(aborted, EOFError):
+            explain_and_give_up(aborted)
+        raise
+    except KeyboardInterrupt:
+        say_interrupted()
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        explain_and_give_up(error)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
             raise
-        sys.stderr.write(
-            f"nightjar: no space left on device{f', at {error.filename}' if error.filename else ''}. "
-            "Nothing was published; make room and run the step again\n"
-        )
-        sys.exit(RetryableError.exit_code)
+        explain_and_give_up(error)
+
+
+def give_up(error: NightjarError) -> NoReturn:
+    """Say a sentence and end with its exit code."""
+    sys.stderr.write(f"nightjar: {redacted(str(error))}\n")
+    sys.exit(error.exit_code)
+
+
+def explain_and_give_up(error: BaseException) -> NoReturn:
+    """Say of an exception that nobody expected what it means, or where its traceback lies."""
+    from pipeline.unexpected import explain, is_panic
+
+    fault = explain(error, home(), store_at_work)
+    if is_panic(error):  # threads of Rust are broken now, and would abort the process at its normal end
+        sys.stderr.write(f"nightjar: {redacted(str(fault))}\n")
+        sys.stderr.flush()
+        os._exit(fault.exit_code)
+    give_up(fault)
+
+
+def say_interrupted() -> None:
+    """Ctrl-C needs no traceback either."""
+    sys.stderr.write(
+        "nightjar: interrupted; readers keep what was published before, and the command can be run again\n"
+    )

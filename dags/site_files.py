@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dags.settings import Schedule
 from pipeline.settings import PipelineSite
-from pipeline.site_file import VARIABLE, describe, describe_yaml
+from pipeline.site_file import VARIABLE, describe
+from pipeline.site_yaml import parse, read_text
 from training.recipes import RECIPES, SequenceRecipe
 from training.settings import Training
 
-QUICK_AND_SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Airflow reads all site files again and again; in C that takes a tenth of the time."""
 DEFAULT_RECIPES = tuple(Training().recipes)
 
 
@@ -122,16 +120,9 @@ def read_site_files(folder: Path) -> SiteFiles:
 
 
 def read_head(path: Path) -> SiteHead:
-    """The head of one site file; raises ValueError on a broken one."""
-    text = path.read_text(encoding="utf-8")
-    expanded = VARIABLE.sub(value_or_name, text)
-    try:
-        content = yaml.load(expanded, Loader=QUICK_AND_SAFE)
-    except yaml.YAMLError as error:
-        raise ValueError(f"it is no YAML: {describe_yaml(error, text, expanded)}") from None
-    if not isinstance(content, dict):
-        raise ValueError("it must hold `key: value` lines, starting with `name:`")
-    return SiteHead.model_validate(content)
+    """The head of one site file; raises OSError, or ValueError on a broken one."""
+    text, _ = read_text(path)
+    return SiteHead.model_validate(parse(VARIABLE.sub(value_or_name, text), text))
 
 
 def value_or_name(match: re.Match[str]) -> str:

@@ -5,7 +5,6 @@ Expectations' own pages load their styles from the network and list no runs with
 """
 
 import html
-import os
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline import pages
 from pipeline.checkpoint import Verdict, show_number
 from pipeline.dates import days_between
 from pipeline.days import present_content, read_days
@@ -205,7 +205,4 @@ def text(value: str) -> str:
 
 def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
     """A page in one step: a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(PAGE.format(title=text(title), body="\n".join(filter(None, parts))), encoding="utf-8")
-    unfinished.replace(path)
+    pages.write_page(path, PAGE.format(title=text(title), body="\n".join(filter(None, parts))))

@@ -4,6 +4,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 ONE_DAY = timedelta(days=1)
+FIRST_DAY, LAST_DAY = date(1900, 1, 1), date(2199, 12, 31)
+"""Commands take the days between: with any window before or after them they stay within what Python and polars know."""
 
 
 def day_start(day: date, time_zone: str) -> datetime:

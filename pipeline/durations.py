@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+LONGEST = timedelta(days=100_000)
+"""Added to a day or taken from it, it leads to a year that Python knows; and it fits into 64 bits of nanoseconds."""
 PART = re.compile(r"(\d+)([smhd])")
 
 
@@ -16,7 +18,10 @@ def parse_duration(text: object) -> object:
         return text
     if not re.fullmatch(r"(\d{1,6}[smhd])+", str(text)):
         raise ValueError(f"{text!r} is no duration; write a number and a unit, like 30m, 24h, 7d or 2h30m")
-    return timedelta(**{UNITS[unit]: int(number) for number, unit in PART.findall(str(text))})
+    duration = timedelta(**{UNITS[unit]: int(number) for number, unit in PART.findall(str(text))})
+    if duration > LONGEST:
+        raise ValueError(f"{text!r} is too long; write at most {format_duration(LONGEST)}")
+    return duration
 
 
 def format_duration(duration: timedelta) -> str:

@@ -19,6 +19,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from datetime import date
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,9 @@ class Held:
 def lay_aside(rows: pl.DataFrame, folder: Path) -> None:
     """One more Parquet file in a folder."""
     folder.mkdir(exist_ok=True)
-    rows.write_parquet(folder / f"{uuid.uuid4().hex}.parquet", compression="lz4", statistics=False)
+    content = BytesIO()  # polars loses the system's error number when it writes into a file
+    rows.write_parquet(content, compression="lz4", statistics=False)
+    (folder / f"{uuid.uuid4().hex}.parquet").write_bytes(content.getbuffer())
 
 
 def read_aside(folder: Path) -> pl.DataFrame:

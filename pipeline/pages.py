@@ -8,7 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from pipeline.errors import ConfigurationError
+from pipeline.durable import write_whole
+from pipeline.errors import kind_of, reason_of
 
 
 def render(template: Path, **values: Any) -> str:
@@ -18,14 +19,11 @@ def render(template: Path, **values: Any) -> str:
 
 
 def write_page(file: Path, page: str) -> Path:
-    """Put a page in its place in one instant; return where it lies. ConfigurationError where that cannot be written."""
+    """Put a page in its place in one instant; return where it lies. An error of ours where that cannot be written."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".part")
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(file)
+        write_whole(file, page.encode())
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot write {file}: {error.strerror}. Set NIGHTJAR_HOME to another folder"
+        raise kind_of(error)(
+            f"cannot write {file}: {reason_of(error)}. Make room, or set NIGHTJAR_HOME to another folder"
         ) from error
     return file

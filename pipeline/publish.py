@@ -6,7 +6,6 @@ A process killed in between leaves the last version whole; unseen files are left
 """
 
 import contextlib
-import errno
 import json
 import re
 import time
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, create_table_with_add_actions
 from polars.exceptions import PolarsError
 
-from pipeline.errors import ConfigurationError, OvertakenError, RetryableError
+from pipeline.durable import is_local, sync, sync_folders, sync_path
+from pipeline.errors import ConfigurationError, OvertakenError, RetryableError, kind_of, reason_of
 from pipeline.privacy import check_secret, secret_digest, user_id_secret
 from pipeline.settings import PipelineSite
 from pipeline.tables import DAYS, SITE, Table
@@ -34,8 +35,6 @@ Partition = date | int | str
 MOST_TRIES = 20
 OPENED_AT_ONCE = 8
 COMMITS_A_CHECKPOINT = 10  # with Delta's own 100 whoever opens a table reads up to 99 files of its log
-PASSING = {errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC}
-"""Faults of a disk or a mount that may pass by themselves."""
 KEEP_VERSIONS_FOR = timedelta(days=30)
 ODD_LETTER = re.compile(r"""[^!-~]|["#%<>?`{}|^\\]""")  # Delta percent-encodes these, polars does not decode them
 
@@ -115,7 +114,7 @@ class Store:
             return None
         except OSError as error:
             raise RetryableError(
-                f"cannot read {uri}: {' '.join(str(error).split())}. Is the store there, and are the "
+                f"cannot read {uri}: {reason_of(error)}. Is the store there, and are the "
                 "credentials in the environment?"
             ) from error
 
@@ -172,17 +171,18 @@ class Store:
         if table.sort_by and not in_order:
             rows = rows.sort(table.sort_by, nulls_last=True)
         try:
-            if "://" not in address:
+            if is_local(address):
                 Path(address).parent.mkdir(parents=True, exist_ok=True)
+            content = BytesIO()  # polars loses the system's error number when it writes into a file
+            rows.write_parquet(content, compression="zstd", compression_level=1, row_group_size=16_384)
             with fsspec.open(address, "wb") as file:
-                rows.write_parquet(file, compression="zstd", compression_level=1, row_group_size=16_384)
+                file.write(content.getbuffer())
                 size = file.tell()
+                if is_local(address):
+                    sync(file)
         except (OSError, PolarsError, ImportError) as error:  # ImportError: the library of an object store
             remove_part(address)
-            kind = RetryableError if getattr(error, "errno", None) in PASSING else ConfigurationError
-            raise kind(
-                f"cannot write {address}: {getattr(error, 'strerror', None) or error}. Is the store writable?"
-            ) from error
+            raise kind_of(error)(f"cannot write {address}: {reason_of(error)}. Is the store writable?") from error
         return StagedFile(path, size, rows.height, partition)
 
     def commit(
@@ -240,10 +240,14 @@ class Store:
         if replace is not None:
             check_replace(table, replace)
         uri, schema = self.table_uri(table.name), arrow_schema(table)
+        files = list(files)
         newest = self._open(table.name)
         if newest is None:
             create_empty(uri, table, schema, retention(self.keep_versions_for))
             newest = DeltaTable(uri)
+            sync_log(uri, [0])
+        if is_local(uri):
+            sync_folders(Path(uri), [file.path for file in files])
         base = newest.version() if base is None else base
         actions = [add_action(file) for file in files]
         filters = [(column, "in", [str(v) for v in values]) for column, values in (replace or {}).items()]
@@ -264,10 +268,12 @@ class Store:
                 continue
             except (DeltaError, OSError) as error:
                 raise RetryableError(
-                    f"cannot write the log of {uri}: {in_one_line(error)}. Nothing was published there; make room, or "
+                    f"cannot write the log of {uri}: {reason_of(error)}. Nothing was published there; make room, or "
                     "see whether the store is writable, and run the step again"
                 ) from error
+            before = newest.version()
             newest.update_incremental()
+            sync_log(uri, range(before + 1, newest.version() + 1))
             self._move_pin(table, newest)
             return newest.version()
         raise OvertakenError(
@@ -299,7 +305,7 @@ class Store:
                 is_here = pl.all_horizontal(pl.col(key) == value for key, value in partition.items())
                 staged += self.stage(table, rows.filter(is_here, ~leave_out.fill_null(False)).collect())
         except (DeltaError, OSError, PolarsError) as error:
-            raise ConfigurationError(f"cannot read version {version} of {uri}: {in_one_line(error)}") from error
+            raise kind_of(error)(f"cannot read version {version} of {uri}: {reason_of(error)}") from error
         return staged, int(touched["left_out"].sum())
 
     def replace(
@@ -316,14 +322,22 @@ class Store:
 
 def remove_part(address: str) -> None:
     """Take away what a failed write left of a local file; an object store shows no such part."""
-    if "://" not in address:
+    if is_local(address):
         with contextlib.suppress(OSError):
             Path(address).unlink(missing_ok=True)
 
 
-def in_one_line(error: Exception) -> str:
-    """What delta-rs says, without its colours and arrows."""
-    return " ".join(re.sub(r"\x1b\[\d+m|[↳]", " ", str(error)).split())
+def sync_log(uri: str, versions: Iterable[int]) -> None:
+    """Make commits durable: delta-rs links their files into the log without a sync."""
+    log = Path(uri) / "_delta_log"
+    if is_local(uri):
+        for path in [
+            *(file for version in versions for file in log.glob(f"{version:020}.*")),
+            log / "_last_checkpoint",
+        ]:
+            if path.exists():
+                sync_path(path)
+        sync_path(log)
 
 
 def check_replace(table: Table, replace: Mapping[str, Sequence[Partition]]) -> None:
@@ -395,7 +409,7 @@ def create_empty(uri: str, table: Table, schema: Schema, properties: Mapping[str
         )
     except (DeltaError, OSError) as error:
         if not DeltaTable.is_deltatable(uri):
-            raise ConfigurationError(f"cannot make the table {uri}: {error}. Is the store writable?") from error
+            raise kind_of(error)(f"cannot make the table {uri}: {reason_of(error)}. Is the store writable?") from error
 
 
 def open_store(site: PipelineSite, *, must_exist: bool = False) -> Store:

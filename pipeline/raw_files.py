@@ -11,7 +11,7 @@ from datetime import date
 import fsspec
 import polars as pl
 
-from pipeline.errors import ConfigurationError, RetryableError
+from pipeline.errors import ConfigurationError, RetryableError, kind_of, reason_of
 from pipeline.raw_log import log_format
 from pipeline.settings import PipelineSite, Source
 from pipeline.tables import FILES
@@ -71,6 +71,8 @@ def expand(pattern: str) -> list[str]:
     if "://" not in pattern:
         files, path = fsspec.core.url_to_fs(pattern)
         return list(files.glob(path))
+    if (scheme := pattern.partition("://")[0]) not in fsspec.available_protocols():
+        raise ConfigurationError(f"{pattern}: {scheme}:// is no scheme of an object store; write s3://, gs:// or az://")
     try:
         files, path = fsspec.core.url_to_fs(pattern)
         return [files.unstrip_protocol(each) for each in files.glob(path)]
@@ -88,7 +90,7 @@ def size_and_digest(path: str, key: str) -> tuple[int, str]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return file.tell(), digest
     except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror or error}. Mend it, or {key}") from error
+        raise kind_of(error)(f"cannot read {path}: {reason_of(error)}. Mend it, or {key}") from error
 
 
 def compare(present: pl.DataFrame, known: pl.DataFrame, day: date) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 from polars.exceptions import PanicException, PolarsError
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, kind_of, reason_of
 from pipeline.json_lines import JsonLines, json_types
 from pipeline.odd_lines import OddLines
 from pipeline.raw_bytes import RawFile, first_lines
@@ -104,9 +104,7 @@ def read_file(path: str, source: Section) -> Iterator[pl.DataFrame]:
                 num_records += part.height
     except OSError as error:
         key = "items.path" if isinstance(source, Items) else "source.events"
-        raise ConfigurationError(
-            f"cannot read {path}: {error.strerror or error}. Mend it, or take it out of {key}"
-        ) from error
+        raise kind_of(error)(f"cannot read {path}: {reason_of(error)}. Mend it, or take it out of {key}") from error
 
 
 def framed(records: pl.DataFrame, path: str, num_before: int) -> pl.DataFrame:

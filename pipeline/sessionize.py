@@ -15,7 +15,7 @@ import polars as pl
 
 from pipeline.dates import ONE_DAY, day_end
 from pipeline.days import read_days, stale_sessions, update_days, with_inputs
-from pipeline.errors import RetryableError
+from pipeline.errors import ConfigurationError, RetryableError
 from pipeline.forgotten import check_nobody_forgotten
 from pipeline.ids import content_sums, content_text, stable_id
 from pipeline.publish import StagedFile, Store
@@ -35,6 +35,7 @@ def sessionize_stale(site: PipelineSite, store: Store, day: date) -> dict[str, A
 
     Returns the counts of `day`. Raises RetryableError if an ingest that changes `day` is under way or died.
     """
+    check_day(site, store, day)
     if day in read_days(store).filter(pl.col("events_content").is_null())["event_date"]:
         raise RetryableError(
             f"the events of {day} are in change: an ingest that brings rows of it is running, or was interrupted. "
@@ -50,6 +51,20 @@ def sessionize_stale(site: PipelineSite, store: Store, day: date) -> dict[str, A
         counts["repeats"] = known["num_repeats"]
     tie_share = round(known["num_tied"] / max(1, known["num_events"]), 4)
     return counts | {"tie_share": tie_share, "days_built": [str(each) for each in built]}
+
+
+def check_day(site: PipelineSite, store: Store, day: date) -> None:
+    """Raise ConfigurationError for a day that no ingest has brought: as a rule it is mistyped.
+
+    A day that was delivered empty is known. A log without delivery days may also leave out days between others.
+    """
+    known: list[date] = read_days(store)["event_date"].to_list()
+    is_between = not site.source.is_dated and bool(known) and known[0] <= day <= known[-1]
+    if day not in known and not is_between:
+        raise ConfigurationError(
+            f"{site.name} has no events of {day}: no ingest has brought any, nor an empty delivery. Run "
+            "`nightjar ingest` for it first, or mend the date"
+        )
 
 
 def next_day(site: PipelineSite, store: Store, day: date, built: list[date]) -> date | None:

@@ -1,9 +1,11 @@
 """The pipeline's part of a site file: where logs lie, what their columns mean, what a session is."""
 
+import re
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
@@ -60,6 +62,12 @@ class EventType(Section):
         if self.constant is not None:
             return [self.constant]
         return sorted(set(self.map.values())) or None
+
+
+@cache
+def time_zones() -> frozenset[str]:
+    """The names that Python and polars both know: `Factory` and `localtime` are files of the database, not zones."""
+    return frozenset(available_timezones() - {"Factory", "localtime"})
 
 
 TIME_UNITS = ("s", "ms", "us", "ns", "iso")
@@ -227,6 +235,7 @@ class Items(Section):
     """Path with wildcards, of csv, tsv, JSON Lines or Parquet; `{date}` stands for the delivery day."""
     columns: ItemColumns
     separator: str = ","
+    """One character of ASCII, like "\\t"."""
     category_separator: str | None = Field(default=None, min_length=1)
     """What stands between the categories of an item that has several, as in `Drama|Comedy`; None: each has one.
 
@@ -235,6 +244,14 @@ class Items(Section):
     """Names of the columns of a text file that does not begin with them."""
     unknown: Literal["keep", "reject"] = "keep"
     """What becomes of an event whose item is not in the side table of its file's own day."""
+
+    @field_validator("separator")
+    @classmethod
+    def separator_is_one_byte(cls, value: str) -> str:
+        """What the csv reader takes."""
+        if len(value) != 1 or not value.isascii() or value in '"\r\n\0':
+            raise ValueError(f'{value!r} cannot separate columns; write one character of ASCII, like ";" or "\\t"')
+        return value
 
     @property
     def named_columns(self) -> list[str]:
@@ -318,10 +335,19 @@ class PipelineSite(Section):
     @classmethod
     def zone_exists(cls, value: str) -> str:
         """Only names of the IANA time zone database."""
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"{value!r} is no time zone; write a name like UTC or Europe/Berlin") from error
+        if value not in time_zones():
+            raise ValueError(f"{value!r} is no time zone; write a name like UTC or Europe/Berlin")
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def store_has_a_known_scheme(cls, value: str) -> str:
+        """A path of a folder, or the address of an object store that delta-rs, polars and fsspec all know."""
+        scheme, is_address, _ = value.partition(":/")
+        if not value.strip() or "\0" in value:
+            raise ValueError("write the path of a folder, or an address like s3://bucket/folder")
+        if is_address and scheme.isalnum() and not re.match(r"(s3a?|gs|az|abfss?)://[^/\s]", value):
+            raise ValueError(f"{value!r} is no address of a store; write a path, or s3://…, gs://… or az://…")
         return value
 
     @field_validator("keep_versions_for")
@@ -375,7 +401,10 @@ class PipelineSite(Section):
         """Only rules of the contract, and only limits that a site may set."""
         declared = declared_rules(self)
         for name, told in self.validation.rules.items():
-            rule = find_rule(name, declared)
+            try:
+                rule = find_rule(name, declared)
+            except ValueError as error:
+                raise ValueError(f"validation.rules: {error}") from error
             if rule.of_each_row and (told.low is not None or told.high is not None):
                 raise ValueError(
                     f"validation.rules: {name} is about each row and has no limits to set, only a severity"

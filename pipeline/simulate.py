@@ -21,8 +21,6 @@ Writes  source.events   one raw file per day, with the faults that DayReport cou
 import gzip
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
@@ -32,6 +30,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import polars as pl
 
+from pipeline.durable import write_whole as put_whole
 from pipeline.errors import ConfigurationError
 from pipeline.settings import EventColumns, PipelineSite
 
@@ -809,14 +808,4 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file aside and move it in place: a reader sees the old one or the new one. `.gz` is packed."""
     if path.suffix == ".gz":
         content = gzip.compress(content, compresslevel=6, mtime=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as aside:
-        try:
-            aside.write(content)
-            aside.flush()
-            os.fsync(aside.fileno())
-            Path(aside.name).chmod(0o644)
-            Path(aside.name).replace(path)
-        except BaseException:
-            Path(aside.name).unlink(missing_ok=True)
-            raise
+    put_whole(path, content)

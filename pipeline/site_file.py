@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import ConfigurationError
+from pipeline.site_yaml import parse, read_text
 
 SiteT = TypeVar("SiteT", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -25,24 +25,25 @@ def load_site(path: Path, model: type[SiteT], home: Path) -> SiteT:
     Raises ConfigurationError: the file is missing, is no YAML, or says something that `model` does not allow.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text, raw = read_text(path)
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"cannot read the site file {path}: {getattr(error, 'strerror', error)}. "
             "Give --site a file like conf/demo.yaml"
         ) from error
-    expanded = expand_variables(text, path)
     try:
-        content = yaml.safe_load(expanded)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is no YAML: {describe_yaml(error, text, expanded)}") from None
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{path} must hold `key: value` lines, starting with `name:`")
+        content = parse(expand_variables(text, path), text)
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not a valid site file:\n  {error}") from error
+    return check_content(content, path, model, home, hashlib.sha256(raw).hexdigest())
+
+
+def check_content(content: dict[Any, Any], path: Path, model: type[SiteT], home: Path, digest: str = "") -> SiteT:
+    """The site that the keys and values of a file describe. Raises ConfigurationError, which names the key."""
     if "home" in content:
         raise ConfigurationError(f"{path}: `home` is not set here; set the environment variable NIGHTJAR_HOME")
     if "file_sha256" in content:
         raise ConfigurationError(f"{path}: `file_sha256` is not set here; it is measured")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
         return model.model_validate(content | {"home": home, "file_sha256": digest})
     except ValidationError as error:
@@ -64,22 +65,6 @@ def expand_variables(text: str, path: Path) -> str:
         return found
 
     return VARIABLE.sub(value, text)
-
-
-def describe_yaml(error: yaml.YAMLError, text: str, expanded: str) -> str:
-    """Where YAML is broken and why, without what a variable holds, which may be a password.
-
-    `text` is the file's, `expanded` the same with its variables replaced.
-    """
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return "it holds a character that YAML does not allow"
-    line = expanded.split("\n")[mark.line :][:1]
-    is_own = not line or line[0] in text.split("\n")
-    reason = (
-        getattr(error, "problem", None) if is_own else "the value of a ${VARIABLE} breaks it; put quotes around that"
-    )
-    return f"{reason or 'it is broken'} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def describe(error: ValidationError, path: Path, model: type[BaseModel]) -> str:

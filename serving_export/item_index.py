@@ -15,6 +15,7 @@ plain IVF and HNSW too.
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -23,7 +24,8 @@ import numpy as np
 
 from features.sequences import Integers
 from features.vocabulary import PADDING
-from pipeline.errors import ConfigurationError
+from pipeline.durable import is_local, write_whole
+from pipeline.errors import ConfigurationError, kind_of, reason_of
 from pipeline.publish import Store
 from pipeline.terminal import log
 from serving_export.scoring import Vectors
@@ -254,7 +256,7 @@ def read_index(store: Store, bundle: Bundle, model_version: int) -> ItemIndex:
         with fsspec.open(f"{folder}/index.faiss", "rb") as file:
             content = file.read()
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigurationError(f"cannot read the item index {folder}: {error}. Run export again") from error
+        raise kind_of(error)(f"cannot read the item index {folder}: {reason_of(error)}. Run export again") from error
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise ConfigurationError(f"{folder}/index.faiss is damaged: its sha256 is not the manifest's. Run export again")
     belongs_to = (manifest.model_version, manifest.vocabulary_digest)
@@ -268,11 +270,11 @@ def read_index(store: Store, bundle: Bundle, model_version: int) -> ItemIndex:
 
 def write_bytes(address: str, content: bytes) -> None:
     """Write a file whole: aside first where the store is a folder, in one put where it is an object store."""
-    if "://" in address:
+    try:
+        if is_local(address):
+            write_whole(Path(address), content)
+            return
         with fsspec.open(address, "wb") as file:
             file.write(content)
-        return
-    files = fsspec.filesystem("file", auto_mkdir=True)
-    with files.open(address + ".part", "wb") as file:
-        file.write(content)
-    files.mv(address + ".part", address)
+    except OSError as error:
+        raise kind_of(error)(f"cannot write {address}: {reason_of(error)}. Is the store writable?") from error

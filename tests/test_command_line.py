@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from deltalake import DeltaTable
 
 import nightjar
+from pipeline.days import read_days
 from serving_export.tables import RECOMMENDATIONS
 
 HERE = Path(__file__).parents[1]
@@ -645,3 +647,162 @@ except OSError:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE)
     assert "OSError: no answer from redis://…@cache" in told.stderr
     assert "cannot reach https://…@host/x" in told.stderr
+
+
+# What nobody expected: a sentence, and the traceback in a file
+
+
+DAY_COMMANDS = [*STEPS[:4], "promote", "refit", "export", "drift", "run", "report", "due", "compare", "rejected"]
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "1899-12-31", "2200-01-01", "9999-12-31"])
+def test_a_day_out_of_the_calendar_is_refused_by_every_command(command, write_site, tmp_path, day):
+    shop = write_site(tmp_path)
+    more = {"train": ["--recipe", "gru"], "tune": ["--recipe", "gru"], "vacuum": []}
+    for name in (*DAY_COMMANDS, *more):
+        code, out, err = command(tmp_path, name, "--site", shop.file, "--date", day, *more.get(name, []))
+        assert (name, code, out) == (name, 2, "")
+        assert "nightjar takes days from 1900-01-01 to 2199-12-31" in one_sentence(err) or "no store" in err, name
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("name", ["simulate", "ingest", "run"])
+def test_a_range_that_would_never_end_is_refused(command, write_site, tmp_path, name):
+    shop = write_site(tmp_path)
+    code, out, err = command(tmp_path, name, "--site", shop.file, "--from", "2026-03-01", "--to", "2199-12-31")
+    assert (code, out) == (2, "")
+    assert "are 63,493 days; give at most 3,660 at once" in one_sentence(err)
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in STEPS if name not in ("ingest", "train")])
+def test_no_step_but_ingest_makes_a_store(command, write_site, tmp_path, name):
+    shop = write_site(tmp_path)
+    code, out, err = command(tmp_path, name, "--site", shop.file, "--date", "2026-03-01")
+    assert (code, out) == (2, "")
+    assert f"there is no store at {tmp_path}/store" in one_sentence(err)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_mistyped_day_leaves_no_trace(command, copy_shop):
+    shop = copy_shop()
+    before = read_days(shop.store)
+    for name in ("sessionize", "validate"):
+        code, out, err = command(shop.home, name, "--site", shop.file, "--date", "2062-03-01")
+        assert (code, out) == (2, "")
+        assert "2062-03-01" in one_sentence(err)
+    assert read_days(shop.store).equals(before)
+
+
+def test_a_missing_file_of_the_store_is_named_with_its_table(command, released):
+    gone = next((released.home / "store/recommendations").glob("user_bucket=*/*.parquet"))
+    for file in (released.home / "store/recommendations").glob("user_bucket=*/*.parquet"):
+        file.unlink()
+    for arguments in (["read", "--user", "u00001"], ["send", "--to", str(released.home / "lists.csv")]):
+        code, out, err = command(released.home, arguments[0], "--site", released.file, *arguments[1:])
+        assert (code, out) == (2, "")
+        said = one_sentence(err)
+        assert "the table `recommendations`" in said
+        assert f"{gone.parent.name[:-1]}" in said
+        assert ".parquet is missing" in said
+
+
+def test_a_file_that_was_cut_short_is_named_although_polars_panics(released):
+    for file in (released.home / "store/sessions").glob("*/*/*.parquet"):
+        file.write_bytes(file.read_bytes()[:100])
+    environment = os.environ | {"NIGHTJAR_HOME": str(released.home), "RUST_BACKTRACE": "0"}
+    arguments = ["features", "--site", str(released.file), "--date", "2026-03-04"]
+    told = subprocess.run([EXECUTABLE, *arguments], capture_output=True, text=True, env=environment, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert re.search(r"the table `sessions` of .* is damaged: .*\.parquet holds 100 bytes", one_sentence(told.stderr))
+
+
+@pytest.mark.parametrize("content", [b"hello", None], ids=["no database", "cut short"])
+def test_a_damaged_database_of_mlflow_is_named(command, released, content):
+    file = released.home / "mlflow.db"
+    file.write_bytes(file.read_bytes()[:20_000] if content is None else content)
+    code, out, err = command(released.home, "compare", "--site", released.file, "--date", "2026-03-04")
+    assert (code, out) == (2, "")
+    assert f"SQLite says of {file}" in one_sentence(err)
+
+
+def test_an_exception_nobody_expected_is_one_sentence_and_a_log(command, write_site, tmp_path, monkeypatch):
+    shop = write_site(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise KeyError("postgresql://me:secret@host")
+
+    monkeypatch.setattr(nightjar, "load_site", fail)
+    code, out, err = command(tmp_path, "days", "--site", shop.file)
+    assert (code, out) == (1, "")
+    log = tmp_path / "logs/errors.log"
+    assert re.fullmatch(rf"nightjar: unexpected KeyError in \S+, line \d+\. The traceback is in {log}.*\n", err)
+    assert "Traceback" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+    log.unlink()
+    log.mkdir()
+    _, _, err = command(tmp_path, "days", "--site", shop.file)
+    assert f"The traceback could not be written to {log}: Is a directory" in err
+
+
+def test_an_interrupted_command_says_so(write_site, tmp_path):
+    shop = write_site(tmp_path)
+    arguments = ["simulate", "--site", str(shop.file), "--from", "2026-03-01", "--to", "2029-03-01"]
+    environment = os.environ | {"NIGHTJAR_HOME": str(tmp_path)}
+    process = subprocess.Popen([EXECUTABLE, *arguments], stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    process.stderr.readline()  # the first day is written
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert one_sentence(err).startswith("nightjar: interrupted")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_result_that_cannot_be_written_is_said_so(released):
+    environment = os.environ | {"NIGHTJAR_HOME": str(released.home)}
+    arguments = ["days", "--site", str(released.file)]
+    with Path("/dev/full").open("wb") as full:
+        told = subprocess.run(
+            [EXECUTABLE, *arguments], stdout=full, stderr=subprocess.PIPE, env=environment, check=False
+        )
+    assert told.returncode == 1
+    assert "cannot write to standard output: No space left on device" in one_sentence(told.stderr.decode())
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A small file system of its own; call with the bytes to leave free."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+
+    def leave(num_bytes: int) -> None:
+        told = os.statvfs(disk)
+        with (disk / "ballast").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, told.f_bavail * told.f_frsize - num_bytes)
+
+    yield disk, leave
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 4_096, 40_960])
+def test_a_full_disk_is_tried_again_whatever_step_meets_it(
+    command, copy_shop, write_site, raw_shop, full_disk, num_bytes
+):
+    disk, leave = full_disk
+    shop = copy_shop()
+    shutil.copytree(shop.home, disk / "home")
+    shutil.copytree(raw_shop.home / "raw", disk / "home/raw")
+    site = write_site(disk / "home", sessions={"gap": "20m"})
+    with (disk / "home/raw/events-2026-03-05.csv").open("a") as log:
+        log.write("u1,s-1,sku-00001,view,2026-03-05T10:00:00Z,phone,1.00\n")
+    leave(num_bytes)
+    for name in ("ingest", "sessionize", "features"):
+        code, out, err = command(disk / "home", name, "--site", site.file, "--date", "2026-03-05")
+        assert (name, code, out) == (name, 1, "")
+        assert "no space left on device" in one_sentence(err).lower()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from features.vocabulary import Vocabulary
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, kind_of, reason_of
 from training.settings import TrainingSite
 
 TRAINING = "training"
@@ -61,7 +61,7 @@ def check_checkpoint(file: Path, weights: Mapping[str, Tensor]) -> int:
             "Delete it to train from the start"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, *ODD_ARCHIVE) as error:
-        raise ConfigurationError(f"cannot read {file}: {error}. Delete it to train from the start") from error
+        raise kind_of(error)(f"cannot read {file}: {reason_of(error)}. Delete it to train from the start") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     found = {name: tuple(tensor.shape) for name, tensor in kept["state_dict"].items()}
     mark = training_mark(file.parent)

@@ -21,7 +21,7 @@ from time import monotonic
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, RetryableError, kind_of, reason_of
 from pipeline.publish import Store
 from pipeline.terminal import log
 from training.bundle import describe_recipe
@@ -122,6 +122,10 @@ def open_storage(site: TrainingSite) -> optuna.storages.RDBStorage:
         storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
         studies = optuna.get_all_study_summaries(storage)
     except Exception as error:  # SQLAlchemy, alembic and sqlite each have their own
+        if kind_of(error) is RetryableError:
+            raise RetryableError(
+                f"cannot use {file}: {reason_of(error)}. Run the command again once that is over"
+            ) from error
         raise ConfigurationError(
             f"{file} is no file of studies, or a damaged one ({' '.join(str(error).split())[:120]}). Move it away; "
             "tuning then begins anew"

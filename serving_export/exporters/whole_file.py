@@ -10,17 +10,17 @@ from typing import BinaryIO
 import fsspec
 
 from pipeline.addresses import redacted, scheme_of, shown
-from pipeline.errors import ConfigurationError
+from pipeline.durable import is_local, put_in_place
+from pipeline.errors import kind_of, reason_of
 from serving_export.addresses import misread
 
 
 @contextmanager
 def whole_file(address: str) -> Iterator[BinaryIO]:
     """Write a file aside and move it into place at the end; what was there before stays if something fails."""
-    is_local = "://" not in address
-    if not is_local and shown(address) == scheme_of(address):
+    if not is_local(address) and shown(address) == scheme_of(address):
         raise misread(address)
-    folder = Path(address).parent if is_local else Path(tempfile.gettempdir())
+    folder = Path(address).parent if is_local(address) else Path(tempfile.gettempdir())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".nightjar-", suffix=".part", dir=folder)
@@ -28,19 +28,18 @@ def whole_file(address: str) -> Iterator[BinaryIO]:
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if is_local:
+            if is_local(address):
                 aside.chmod(0o666 & ~umask())
-                aside.replace(address)
+                put_in_place(aside, Path(address))
             else:
                 upload(name, address)
         finally:
             aside.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot write {shown(address)}: {redacted(error.strerror or str(error), address)}. "
-            "What was there before is unchanged"
+        if is_local(address) and isinstance(error, FileNotFoundError):
+            raise  # a file of the table that is read is gone; the one that is written is open
+        raise kind_of(error)(
+            f"cannot write {shown(address)}: {redacted(reason_of(error), address)}. What was there before is unchanged"
         ) from None
 
 
@@ -50,8 +49,8 @@ def upload(file: str, address: str) -> None:
         files, path = fsspec.core.url_to_fs(address)
         files.put_file(file, path)
     except Exception as error:  # each store's library has its own; one that is not installed is an ImportError
-        raise ConfigurationError(
-            f"cannot write {shown(address)}: {redacted(str(error), address)}. What was there before is unchanged"
+        raise kind_of(error)(
+            f"cannot write {shown(address)}: {redacted(reason_of(error), address)}. What was there before is unchanged"
         ) from None
 
 

@@ -1,11 +1,19 @@
+import copy
+from datetime import date, datetime
+from itertools import pairwise
 from pathlib import Path
 
+import polars as pl
 import pytest
+import yaml
+from pydantic import BaseModel
 
+from dags.site_files import read_site_files
 from nightjar import Site
 from pipeline.errors import ConfigurationError
-from pipeline.settings import RESERVED, PipelineSite
-from pipeline.site_file import load_site
+from pipeline.settings import RESERVED, PipelineSite, time_zones
+from pipeline.site_file import candidates, check_content, load_site
+from pipeline.site_yaml import parse
 from pipeline.tables import REJECTED, events_table, sessions_table
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -87,11 +95,15 @@ def test_a_misspelt_key_is_named_with_the_nearest_right_one(tmp_path, line, said
         ("sessions: {max_duration: 0s}", "sessions.max_duration: a session lasts longer than 0s"),
         ("time_zone: Mars/Base", "time_zone: 'Mars/Base' is no time zone"),
         ("home: /tmp", "set the environment variable NIGHTJAR_HOME"),
-        ("name: Shop One", "name: String should match pattern"),
+        ("items: {path: a.csv, columns: {item_id: i}, separator: ab}", "items.separator: 'ab' cannot separate columns"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(tmp_path, line, said):
     assert said in fault(tmp_path, GOOD + line)
+
+
+def test_a_wrong_name_is_refused(tmp_path):
+    assert "name: String should match pattern" in fault(tmp_path, GOOD.replace("name: shop", "name: Shop One"))
 
 
 @pytest.mark.parametrize(
@@ -185,3 +197,114 @@ def test_a_variable_that_breaks_the_yaml_is_not_shown(tmp_path, monkeypatch, sec
 
 def test_a_fault_of_the_yaml_itself_is_told_with_its_place(tmp_path):
     assert "found undefined alias 'shop' (line 3, column 8)" in fault(tmp_path, "\nname: shop\nstore: *shop\n")
+
+
+# YAML that is meant to break the reader
+
+
+def nested(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in pairwise("abcdef")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"intents: {nested(3_000)}\n", "line 7: it is nested deeper than 50 levels"),
+        (f"intents: {nested(100_000)}\n", "line 7: it is nested deeper than 50 levels"),
+        ("\n".join(" " * n + "a:" for n in range(200)), "nested deeper than 50 levels"),
+        ("buckets: 2\nbuckets: 3\n", "line 8: the key `buckets` stands twice, first on line 7"),
+        ("sessions: {gap: 1m, max_events: 9, gap: 2m}\n", "line 7: the key `gap` stands twice"),
+        (BOMB, "holds more than 100,000 values, aliases expanded"),
+        ("intents: &i [*i]\n", "line 7: the alias *i stands inside of what it names"),
+        ("intents: 2026-99-99\n", "line 7: '2026-99-99' is no timestamp"),
+        ("buckets: " + "9" * 5_000, "line 7: '9999999999999999999999999999999999999999' is no int"),
+        ("buckets: !!bool x", "line 7: 'x' is no bool"),
+        ("buckets: !!timestamp x", "line 7: 'x' is no timestamp"),
+        ("buckets: !!python/object:os.system x", "line 7: could not determine a constructor"),
+        ("# " + "x" * 1_000_000, "it is larger than 1,000,000 bytes"),
+    ],
+    ids=range(13),
+)
+def test_yaml_that_would_break_a_reader_is_refused_with_its_line(tmp_path, text, said):
+    message = fault(tmp_path, GOOD + text)
+    assert said in message
+    assert len(message) < 500
+    for name, content in {"bad": GOOD + text, "good": "name: good\n"}.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+    (tmp_path / "shop.yaml").unlink()
+    found = read_site_files(tmp_path)  # as Airflow reads them: in a process that must not end
+    assert [site.name for site in found.sites.values()] == ["good"]
+    assert said in found.faults[tmp_path / "bad.yaml"]
+
+
+def test_a_key_may_replace_one_that_a_merge_brings():
+    merged = "export: {channels: {a: &a {top_n: 3}, b: {<<: *a, top_n: 4}}}\n"
+    assert parse(merged)["export"]["channels"]["b"] == {"top_n": 4}
+
+
+# Every key with odd values
+
+
+ODD = [None, True, -1, 10**30, 1.5, float("nan"), "", " ", "\0", "é", "ab" * 5_000, "9" * 30, "0001-01-01", "900000d"]
+ODD += ["foo://", "s3:/", "s3://", "{date}{", "../..", "%", "[", "(?P<", date(9999, 12, 31), [], [None], [[]], {}]
+ODD += [{"a": {}}, {1: 2}, {None: None}, ["a", "a"], "Europe", "localtime", "Factory", "UTC\n", "off", "1e400"]
+
+
+def places(model: type[BaseModel], before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The path of every key that a site file may have."""
+    found = []
+    for name, field in model.model_fields.items():
+        sections = [kind for kind in candidates(field.annotation) if hasattr(kind, "model_fields")]
+        found.append((*before, name))
+        for section in sections if len(before) < 3 else []:
+            found += places(section, (*before, name))
+    return list(dict.fromkeys(found))
+
+
+def test_an_odd_value_of_any_key_is_taken_or_refused_with_the_keys_name(tmp_path):
+    whole = yaml.safe_load(GOOD)
+    path = tmp_path / "shop.yaml"
+    wrong = []
+    for place in places(Site):
+        for value in ODD:
+            content = copy.deepcopy(whole)
+            section = content
+            for key in place[:-1]:
+                if not isinstance(section.get(key), dict):
+                    section[key] = {}
+                section = section[key]
+            section[place[-1]] = value
+            try:
+                check_content(content, path, Site, tmp_path)
+            except ConfigurationError as error:
+                if place[0] not in str(error) and place[-1].removesuffix("s") not in str(error):
+                    wrong.append((place, value, str(error)))
+            except Exception as error:
+                wrong.append((place, value, repr(error)))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("zone", ["Europe", "localtime", "Factory", "posix/UTC", "../UTC", "/etc/passwd", "UTC "])
+def test_what_polars_would_not_take_for_a_time_zone_is_refused(tmp_path, zone):
+    assert f"time_zone: {zone!r} is no time zone" in fault(tmp_path, GOOD + f"time_zone: '{zone}'\n")
+
+
+def test_every_time_zone_that_is_taken_is_one_of_polars():
+    for zone in time_zones():
+        pl.Series([datetime(2026, 3, 1)]).dt.replace_time_zone(zone)  # noqa: DTZ001
+
+
+@pytest.mark.parametrize("store", ["foo://", "foo://a/b", "s3://", "s3:/bucket", "http://host/store", "memory://a"])
+def test_an_address_that_is_no_object_store_is_refused(tmp_path, store):
+    assert f"store: {store!r} is no address of a store" in fault(tmp_path, GOOD.replace("store/shop", store))
+
+
+def test_a_duration_that_leads_out_of_the_calendar_is_refused(tmp_path):
+    assert "source.lateness: '900000d' is too long; write at most 100000d" in fault(
+        tmp_path, GOOD + "  lateness: 900000d"
+    )
