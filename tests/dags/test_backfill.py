@@ -173,8 +173,8 @@ def test_five_nights_side_by_side_end_as_one_run_does(two_homes, commands):
     with nights_of(night) as nights:
         nights.pause("retrain", "maintenance")
         nights.backfill(days, "--max-active-runs", "2")
-    assert reference.wait(300) == 0
-    assert start(commands, once, "export", "--date", str(days[-1])).wait(300) == 0
+    assert reference.wait(900) == 0
+    assert start(commands, once, "export", "--date", str(days[-1])).wait(900) == 0
     check_equal(tables(night.home), tables(once.home))
 
 
