@@ -9,9 +9,11 @@ import pytest
 
 from pipeline import validate
 from pipeline.catalogue import update_items
-from pipeline.errors import ConfigurationError, OvertakenError
+from pipeline.days import passed_days
+from pipeline.errors import ConfigurationError, OvertakenError, RetryableError
 from pipeline.publish import Store, open_store
 from pipeline.tables import SITE
+from pipeline.validate import validate_stale
 
 DAY_1, DAY_2 = (date(2026, 3, day) for day in (1, 2))
 BEFORE_MIDNIGHT = "ann,,a,2026-03-01T23:50:00Z,view"
@@ -60,22 +62,46 @@ def test_sessions_and_their_record_are_of_one_night_where_two_build_a_day(small,
     assert "sessions" in str(faults)
 
 
-def test_a_day_does_not_fail_where_a_neighbour_brings_rows_of_it_while_it_is_judged(small, monkeypatch):
+@pytest.fixture
+def two_days(small):
+    """Day 2 is judged before day 1 is delivered, whose last session goes on after midnight."""
+    small.deliver("2026-03-02", AFTER_MIDNIGHT)
+    small.ingest(DAY_2)
+    update_items(small.site, small.store, DAY_2)
+    small.sessionize(DAY_2)
+    return small
+
+
+def load_day_1(small: Any) -> None:
     small.deliver("2026-03-01", BEFORE_MIDNIGHT)
     small.ingest(DAY_1)
     update_items(small.site, small.store, DAY_1)
     small.sessionize(DAY_1)
-    judge, left = validate.row_checkpoint, [True]
+
+
+def test_the_night_that_changes_a_later_day_judges_it_again(two_days):
+    site, store = two_days.site, two_days.store
+    validate_stale(site, store, DAY_2)
+    load_day_1(two_days)
+    assert passed_days(store, DAY_1, DAY_2) == []
+    validate_stale(site, store, DAY_1)
+    assert passed_days(store, DAY_1, DAY_2) == [DAY_1, DAY_2]
+
+
+def test_a_day_that_a_neighbour_changes_while_it_is_judged_is_judged_again(two_days, monkeypatch):
+    site, store, judge, left = two_days.site, two_days.store, validate.row_checkpoint, [True]
 
     def interrupted(*arguments: Any) -> Any:
         if left:
             left.pop()
-            small.deliver("2026-03-02", "bob,,late,2026-03-01T12:00:00Z,view", AFTER_MIDNIGHT)
-            small.ingest(DAY_2)
+            load_day_1(two_days)
         return judge(*arguments)
 
     monkeypatch.setattr(validate, "row_checkpoint", interrupted)
-    assert validate.validate_stale(small.site, small.store, DAY_1)["verdict"] == "passed"
+    with pytest.raises(RetryableError, match="2026-03-02 are being changed"):  # and no ContractError
+        validate_stale(site, store, DAY_2)
+    validate_stale(site, store, DAY_2)
+    assert passed_days(store, DAY_1, DAY_2) == [DAY_1, DAY_2]
 
 
 @pytest.fixture
