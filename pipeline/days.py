@@ -80,10 +80,14 @@ def present_content() -> pl.Expr:
 
 
 def stale_verdicts(store: Store, day: date) -> list[date]:
-    """Days up to `day` whose verdict is missing or about an earlier content."""
+    """Days up to `day` whose verdict is missing or about an earlier content, and later ones that were judged already.
+
+    The sessions of an earlier day may change those of the next one, whose own night may be through with its data.
+    """
     is_stale = pl.col("validated_content").is_null() | (pl.col("validated_content") != present_content())
     has_sessions = pl.col("sessions_content").is_not_null()
-    return read_days(store).filter((pl.col("event_date") <= day) & has_sessions & is_stale)["event_date"].to_list()
+    is_ours = (pl.col("event_date") <= day) | pl.col("verdict").is_not_null()
+    return read_days(store).filter(is_ours & has_sessions & is_stale)["event_date"].to_list()
 
 
 def passed_days(store: Store, first: date, last: date) -> list[date]:

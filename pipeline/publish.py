@@ -434,8 +434,10 @@ def open_store(site: PipelineSite, *, must_exist: bool = False) -> Store:
     if owner.is_empty():
         facts = {"name": site.name, "buckets": site.buckets, "user_id_secret": secret_digest(secret)}
         facts["marks_anonymous"] = True
-        store.replace(SITE, pl.DataFrame([facts], schema=dict(SITE.columns)), {})
-        return store
+        with contextlib.suppress(OvertakenError):
+            store.replace(SITE, pl.DataFrame([facts], schema=dict(SITE.columns)), {}, base=0)
+            return store
+        owner = store.scan(SITE).collect()  # another step of the first night made the store at the same moment
     name, buckets, known_secret = owner.select("name", "buckets", "user_id_secret").row(0)
     if name != site.name:
         raise ConfigurationError(

@@ -82,7 +82,11 @@ def was_built(store: Store, day: date) -> bool:
 
 
 def sessionize_day(site: PipelineSite, store: Store, day: date) -> None:
-    """Rebuild the sessions that start on `day`, a bucket at a time, and publish them."""
+    """Rebuild the sessions that start on `day`, a bucket at a time, and publish them.
+
+    Raises OvertakenError where another night has published sessions of that day meanwhile: the record in `days` must
+    be of the sessions that are there.
+    """
     open_day(store, day)
     pinned = store.pinned()  # what the sessions are built from, and the record of it, must be of one moment
     inputs = with_inputs(read_days(pinned), site.sessions).filter(pl.col("event_date") == day)["inputs"].item()
@@ -102,8 +106,8 @@ def sessionize_day(site: PipelineSite, store: Store, day: date) -> None:
         staged_open += made[1]
         facts.append(made[2])
     check_nobody_forgotten(pinned)
-    store.commit(OPEN_SESSIONS, staged_open, {"session_date": [day]})
-    store.commit(table, staged, {"session_date": [day]})
+    for of, files in ((OPEN_SESSIONS, staged_open), (table, staged)):
+        store.commit(of, files, {"session_date": [day]}, base=pinned.version(of) or 0)
     update_days(store, day_facts(day, facts).with_columns(sessions_built_from=pl.lit(inputs)))
 
 

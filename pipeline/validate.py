@@ -27,7 +27,7 @@ ROW_TABLES = ("events", "sessions")
 
 
 def validate_stale(site: PipelineSite, store: Store, day: date) -> dict[str, Any]:
-    """Judge `day` and every earlier day that changed since its verdict; raise ContractError if any fails.
+    """Judge `day`, earlier days without a verdict, and all days that changed since theirs; ContractError if any fails.
 
     Of a day that another night is at work on only that night can judge: RetryableError if it is `day`.
     """
@@ -38,15 +38,14 @@ def validate_stale(site: PipelineSite, store: Store, day: date) -> dict[str, Any
         pinned = store.pinned()
         content = content_of(site, pinned, judged)
         if content is None and judged == day:
-            raise RetryableError(
-                f"{site.name}: the events or sessions of {day} are being changed. Wait for the night that does it, or "
-                f"run `nightjar sessionize` for {day} again, then this step"
-            )
+            raise being_changed(site, day)
         if content is None:
             log.info("%s is being changed: the night that does it judges it", judged)
             continue
         verdicts = judge_day(site, pinned, judged, context)
         record_verdicts(store, judged, content, verdicts)
+        if judged == day and content_of(site, store, day) != content:  # the night that did it found no verdict to renew
+            raise being_changed(site, day)
         write_day(site, store, judged, verdicts)
         if failed := [verdict for verdict in verdicts if verdict.status == "failed"]:
             failures[judged] = failed
@@ -63,6 +62,14 @@ def validate_stale(site: PipelineSite, store: Store, day: date) -> dict[str, Any
             "and run ingest again, or change `validation` in the site file"
         )
     return {"verdict": "passed", "warnings": warnings, "report": str(report)}
+
+
+def being_changed(site: PipelineSite, day: date) -> RetryableError:
+    """Somebody else is at work on the day."""
+    return RetryableError(
+        f"{site.name}: the events or sessions of {day} are being changed. Wait for the night that does it, or "
+        f"run `nightjar sessionize` for {day} again, then this step"
+    )
 
 
 def content_of(site: PipelineSite, store: Store, day: date) -> str | None:

@@ -11,6 +11,7 @@ import socket
 import sys
 
 import nightjar
+from pipeline.parent import end_with_parent
 
 IMPORTED = [
     "pipeline.ingest",
@@ -29,6 +30,7 @@ IMPORTED = [
 
 
 def serve(address):
+    end_with_parent()  # a test run that is killed leaves no server behind
     for name in IMPORTED:
         __import__(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

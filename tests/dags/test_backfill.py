@@ -21,6 +21,7 @@ DIFFERS = ["ingested_run", "run_id", "model_version", "generated_at"]
 TINY = Shop(seed=7, num_items=120, num_visitors=200, sessions_per_day=60, faults_per_day=2, bots_per_day=0)
 HISTORIES = {"list_checks", "drift"}  # of each release and night: longer where there were more of them
 ENDED = {"success", "failed"}
+LOG_LINES = 60
 
 
 @contextmanager
@@ -78,7 +79,19 @@ class Nights:
         """Return once the newest run of each day has ended well."""
         keys = {str(day) for day in days}
         wait_for(lambda: self.stack.check() or {self.runs(kind).get(key) for key in keys} <= ENDED, seconds, 0.5)
-        assert {self.runs(kind)[key] for key in keys} == {"success"}
+        failed = [key for key in sorted(keys) if self.runs(kind)[key] != "success"]
+        assert not failed, "\n".join(self.failures(kind, key) for key in failed)
+
+    def failures(self, kind: str, key: str) -> str:
+        """The tasks that failed in the newest run of a day, with the logs of all their tries."""
+        run_id = self.airflow.runs(f"{self.site}__{kind}", key)[-1]
+        lines = [f"{self.site}__{kind} of {key} failed"]
+        for task in self.airflow.task_instances(f"{self.site}__{kind}", run_id):
+            lines.append(f"{task['task_id']}: {task['state']}, tries {task['try_number']}")
+            if task["state"] == "failed":
+                for number in range(1, task["try_number"] + 1):
+                    lines += [f"--- try {number}", *self.airflow.log_lines(task | {"try_number": number})[-LOG_LINES:]]
+        return "\n".join(lines)
 
     def states(self, kind: str, day: date) -> dict[str, str]:
         """Task -> state, of the newest run of a day."""
@@ -160,8 +173,8 @@ def test_five_nights_side_by_side_end_as_one_run_does(two_homes, commands):
     with nights_of(night) as nights:
         nights.pause("retrain", "maintenance")
         nights.backfill(days, "--max-active-runs", "2")
-    assert reference.wait(300) == 0
-    assert start(commands, once, "export", "--date", str(days[-1])).wait(300) == 0
+    assert reference.wait(900) == 0
+    assert start(commands, once, "export", "--date", str(days[-1])).wait(900) == 0
     check_equal(tables(night.home), tables(once.home))
 
 

@@ -43,7 +43,7 @@ def test_an_endpoint_that_ends_is_told_and_the_others_answer(sites, tmp_path, mo
     monkeypatch.setattr(pages, "serve_command", stand_in)
     with shop_pages(home, conf, tmp_path / "logs") as started:
         assert {page.site for page in started} == {"shop", "other"}
-        [up] = those_up(started, seconds=30)
+        [up] = those_up(started, seconds=120)
         assert up.site == "shop"
         with urllib.request.urlopen(up.address) as answer:
             assert answer.status == 200

@@ -133,7 +133,7 @@ def test_killing_the_task_ends_the_step_and_its_helpers(step_operator, fake_nigh
     wait_for(lambda: fake_nightjar.calls)
     (call,) = fake_nightjar.calls
     task.on_kill()
-    thread.join(20)
+    thread.join(120)
     assert f"signal {signal.SIGTERM:d} ended it" in caught[0]
     wait_for(lambda: not is_running(call["pid"]) and not is_running(call["helper"]))
 
@@ -169,7 +169,7 @@ def is_running(pid):
         return False
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"

@@ -24,7 +24,7 @@ def test_an_id_is_what_it_was_when_the_first_store_was_made():
     assert bucket("u1", 1024) == 781
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(TEXT, TEXT)
 def test_no_user_id_is_the_visitor_of_an_anonymous_session(user_id, session_id):
     whose = pl.DataFrame({"user_id": [trimmed(user_id), None], "session_id": [trimmed(session_id)] * 2})
@@ -35,14 +35,14 @@ def test_no_user_id_is_the_visitor_of_an_anonymous_session(user_id, session_id):
     assert trimmed(anonymous) != anonymous, "what ingest would make of it as a user id is another one"
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.none() | TEXT, min_size=1, max_size=4))
 def test_an_id_is_the_documented_hash(fields):
     joined = "\x1f".join("\x00" if field is None else field for field in fields)
     assert id_of(*fields) == hashlib.sha256(joined.encode()).hexdigest()[:32]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(TEXT, st.integers(1, 1024))
 def test_a_bucket_is_the_documented_hash_and_the_one_of_the_reader(visitor, buckets):
     expected = int(hashlib.sha256(visitor.encode()).hexdigest()[:8], 16) % buckets
@@ -68,14 +68,14 @@ def digest(ids: list[str]) -> str:
 HEX_IDS = st.lists(st.integers(0, 2**128 - 1).map("{:032x}".format), max_size=8, unique=True)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(HEX_IDS, st.randoms())
 def test_a_digest_of_ids_does_not_depend_on_their_order(ids, random):
     shuffled = random.sample(ids, len(ids))
     assert digest(ids) == digest(shuffled)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(HEX_IDS.filter(bool))
 def test_a_digest_tells_when_an_id_is_gone(ids):
     assert digest(ids) != digest(ids[1:])

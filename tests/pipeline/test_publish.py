@@ -79,7 +79,7 @@ def test_no_rows_remove_the_named_partitions_and_no_other(store):
 def test_a_table_without_partitions_is_replaced_as_a_whole(store):
     for name in ("a", "b"):
         store.replace(SITE, pl.DataFrame([{"name": name, "buckets": 2}], schema=dict(SITE.columns)), {})
-    assert store.scan(SITE).collect().rows() == [("b", 2, None)]
+    assert store.scan(SITE).collect().rows() == [("b", 2, None, None)]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_rewrite_of_what_was_replaced_meanwhile_is_refused(store):
 
 
 def test_a_store_is_made_at_first_use_and_found_again(small):
-    assert small.store.scan(SITE).collect().rows() == [("small", 2, None)]
+    assert small.store.scan(SITE).collect().rows() == [("small", 2, None, True)]
     assert small.store.version(SITE) == small.store.version(SITE) == 1
 
 

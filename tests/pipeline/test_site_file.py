@@ -244,7 +244,7 @@ def test_yaml_that_would_break_a_reader_is_refused_with_its_line(tmp_path, text,
 
 def test_a_key_may_replace_one_that_a_merge_brings():
     merged = "export: {channels: {a: &a {top_n: 3}, b: {<<: *a, top_n: 4}}}\n"
-    assert parse(merged)["export"]["channels"]["b"] == {"top_n": 4}
+    assert parse(merged, merged)["export"]["channels"]["b"] == {"top_n": 4}
 
 
 # Every key with odd values
