@@ -100,7 +100,7 @@ GuardOption = Annotated[
 ]
 DateOption = Annotated[str, typer.Option("--date", help="A day of the site's zone, YYYY-MM-DD.")]
 FromOption = Annotated[str, typer.Option("--from", help="First day of a range; with --to instead of --date.")]
-ToVersionOption = Annotated[int | None, typer.Option("--to", help="A version; else the one before.")]
+ToVersionOption = Annotated[int | None, typer.Option("--to", help="A version; else the one before the newest.")]
 UserOption = Annotated[str, typer.Option(help="A user id as in the log.")]
 SessionOption = Annotated[
     str, typer.Option(help="The session id, as in the log, of an anonymous visitor; where the log has no user ids.")
@@ -772,18 +772,19 @@ def lineage(
 
 @rollback_app.command("recommendations")
 def rollback_recommendations_command(site: SiteOption, to: ToVersionOption = None) -> None:
-    """Let readers see the release before, or that of a version."""
+    """Let readers see the release before the newest, or that of a version; can be run again."""
     from pipeline.publish import open_store
     from serving_export.rollback import rollback_recommendations
 
     the_site = read_site(site)
-    told = rollback_recommendations(open_store(the_site, must_exist=True), to)
-    write_json({"step": "rollback", "what": "recommendations", "site": the_site.name, **told})
+    with lock(the_site, "rollback", "recommendations"):  # forget waits for it
+        facts = rollback_recommendations(open_store(the_site, must_exist=True), to)
+    write_json({"step": "rollback", "what": "recommendations", "site": the_site.name, **facts})
 
 
 @rollback_app.command("model")
 def rollback_model_command(site: SiteOption, to: ToVersionOption = None) -> None:
-    """Let the champion before, or that of a version, stand and serve."""
+    """Let the champion before the newest, or that of a version, stand and serve; can be run again."""
     from training.rollback import rollback_model
 
     the_site = read_site(site)
@@ -1046,17 +1047,17 @@ def run_train(
         run_step("train", site, day, step, label=f"-{recipe}-{seed}-{purpose.value}")
 
 
-def lock(site: Site, step: str, day: date) -> AbstractContextManager[object]:
-    """Keep a second runner of the same work out; released by the system when the process dies."""
+def lock(site: Site, step: str, what: date | str) -> AbstractContextManager[object]:
+    """Keep a second runner of the same work out, on a day or a table; the system releases it when the process dies."""
     from filelock import FileLock, Timeout
 
     folder = site.home / "locks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / f"{site.name}-{re.sub('[^a-z0-9_-]', '_', step)}-{day}.lock", timeout=0)
+        held = FileLock(folder / f"{site.name}-{re.sub('[^a-z0-9_-]', '_', step)}-{what}.lock", timeout=0)
         return held.acquire()
     except Timeout as error:
-        raise RetryableError(f"{step} of {site.name} for {day} is already running; wait for it to end") from error
+        raise RetryableError(f"{step} of {site.name} for {what} is already running; wait for it to end") from error
     except OSError as error:
         raise kind_of(error)(
             f"cannot write {folder}: {reason_of(error)}. Make room, or set NIGHTJAR_HOME to a writable folder"

@@ -25,7 +25,7 @@ def update_days(store: Store, changes: pl.DataFrame, base: int | None = None) ->
 
     With a `base` version, a day that was changed since then is a RetryableError: the changes rest on what it was.
     """
-    version = (store.version(DAYS) or 0) if base is None else base
+    version = (store.newest_version(DAYS) or 0) if base is None else base
     dates = changes["event_date"].to_list()
     if not dates:
         return version

@@ -41,6 +41,7 @@ def lineage(site: TrainingSite, store: Store, name: str, channel: str | None, ve
 
     Raises ConfigurationError where there is no such release or channel, or the user has no list in it.
     """
+    store = store.pinned()
     forgotten = store.scan(FORGOTTEN).collect()
     themselves = forgotten.filter(pl.col("user") == hash_of(pl.lit(name)))
     told: Facts = {"site": site.name, "user_id": name, "is_forgotten": not themselves.is_empty()}

@@ -16,9 +16,9 @@ from fastapi_offline import FastAPIOffline
 from pydantic_core import to_json
 from starlette.responses import JSONResponse
 
+from features.histories import listed_id
 from pipeline.durations import format_duration
 from pipeline.errors import ConfigurationError, NightjarError
-from pipeline.privacy import known_as
 from pipeline.terminal import log
 from serving_export.online import lookups, schemas
 from serving_export.online.answers import Answers, Job, Told
@@ -110,15 +110,23 @@ class Endpoint:
 
     async def lists(self, edition: Edition, user_id: str) -> dict[str, list[Told]]:
         """Last night's lists of a user, by channel; empty for a user without any."""
-        read_users = partial(lookups.users_with_lists, edition)
-        if edition.lists is None or not await self.is_known(("lists", edition.release), user_id, read_users):
+        if not await self.has_lists(edition, user_id):
             return {}
         return await asyncio.to_thread(lookups.exported_lists, edition, user_id)
 
+    async def has_lists(self, edition: Edition, user_id: str) -> bool:
+        """Whether the release that readers see has lists of a user."""
+        read_users = partial(lookups.users_with_lists, edition)
+        return edition.lists is not None and await self.is_known(("lists", edition.release), user_id, read_users)
+
     async def intents(self, edition: Edition, user_id: str) -> dict[str, list[Told]]:
-        """What a user's next event is for, by intent; empty for a user of whom nothing is told."""
+        """What a user's next event is for, by intent; empty for a user of whom nothing is known or who has no lists.
+
+        Somebody who was forgotten has no lists any more, and still stands in the version of `session_intents` that the
+        release names.
+        """
         version, store = edition.intents_version, self.versions.store
-        if version is None:
+        if version is None or not await self.has_lists(edition, user_id):
             return {}
         if not await self.is_known(("intents", version), user_id, partial(lookups.users_with_intents, store, version)):
             return {}
@@ -126,7 +134,7 @@ class Endpoint:
 
     async def is_known(self, table: Hashable, user_id: str, read_users: Callable[[int], pl.Series]) -> bool:
         """Whether a table has rows of a user, by the id of the log."""
-        known = known_as(self.site, user_id)
+        known = listed_id(self.site, user_id)
         found = self.known_users.has(table, known)
         return await asyncio.to_thread(self.known_users.read, table, known, read_users) if found is None else found
 
