@@ -256,7 +256,8 @@ def read_index(store: Store, bundle: Bundle, model_version: int) -> ItemIndex:
         with fsspec.open(f"{folder}/index.faiss", "rb") as file:
             content = file.read()
     except (OSError, ValueError, TypeError) as error:
-        raise kind_of(error)(f"cannot read the item index {folder}: {reason_of(error)}. Run export again") from error
+        place = getattr(error, "filename", None) or folder
+        raise kind_of(error)(f"cannot read the item index {place}: {reason_of(error)}. Run export again") from error
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise ConfigurationError(f"{folder}/index.faiss is damaged: its sha256 is not the manifest's. Run export again")
     belongs_to = (manifest.model_version, manifest.vocabulary_digest)

@@ -12,7 +12,18 @@ from deltalake import DeltaTable
 import nightjar
 from features.tables import SEQUENCES, VOCABULARY
 from pipeline.publish import Store
-from pipeline.tables import DAYS, FILES, ITEMS, OPEN_SESSIONS, REJECTED, Table, events_table, sessions_table
+from pipeline.tables import (
+    DAYS,
+    FILES,
+    ITEMS,
+    OPEN_SESSIONS,
+    OUTCOME_KEY,
+    REJECTED,
+    SITE,
+    Table,
+    events_table,
+    sessions_table,
+)
 from serving_export.reader import facts_of
 from serving_export.tables import DRIFT, LIST_CHECKS, POPULAR_ITEMS, RECOMMENDATIONS, RELATED_ITEMS
 
@@ -55,7 +66,8 @@ class Neighbour:
             return copy
 
         def opened(store: Store, table: Table, version: int | None = None) -> Any:
-            assert busy or version is not None or store._pins is not None, f"{table.name} is read, and was not pinned"
+            is_pinned = version is not None or store._pins is not None or table in (SITE, OUTCOME_KEY)
+            assert busy or is_pinned, f"{table.name} is read, and was not pinned"
             return read(store, table, version)
 
         with self.monkeypatch.context() as patched:

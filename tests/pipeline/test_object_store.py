@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from pipeline.catalogue import update_items
-from pipeline.errors import NightjarError, RetryableError
+from pipeline.errors import ConfigurationError, NightjarError, RetryableError
 from pipeline.ingest import ingest
 from pipeline.publish import Store, open_store
 from pipeline.sessionize import sessionize_stale
@@ -162,6 +162,12 @@ def test_raw_files_that_cannot_be_listed_are_named(bucket, tmp_path, monkeypatch
 
 
 def test_a_store_that_no_library_knows_says_what_to_install(bucket):
+    site = make_site("gs://somewhere", store=f"{bucket}/store")
+    with pytest.raises(RetryableError, match=r"cannot list gs://.* Is the library installed \(extras s3, gs, az\)"):
+        ingest(site, open_store(site), DAY)
+
+
+def test_an_address_of_no_object_store_is_refused(bucket):
     site = make_site("nosuch://somewhere", store=f"{bucket}/store")
-    with pytest.raises(RetryableError, match=r"cannot list nosuch://.* Is the library installed \(extras s3, gs, az\)"):
+    with pytest.raises(ConfigurationError, match="nosuch:// is no scheme of an object store; write s3://"):
         ingest(site, open_store(site), DAY)

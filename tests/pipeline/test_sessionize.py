@@ -484,6 +484,8 @@ def test_other_rules_make_all_days_stale(small):
     small.deliver("2026-03-01", row(1, "a", 10), row(1, "b", 10.4))
     small.ingest(DAY_1)
     small.sessionize(DAY_1)
+    small.deliver("2026-03-02")
+    small.ingest(DAY_2)
     small = small.with_rules(gap="20m")
     small.sessionize(DAY_2)
     assert item_lists(small.sessions.sort("started_at")) == [["a"], ["b"]]
@@ -499,7 +501,12 @@ def test_a_day_that_was_emptied_loses_its_sessions(small):
     assert small.sessions.is_empty()
 
 
-def test_a_day_that_was_never_ingested_has_no_sessions_and_that_is_known(small):
+def test_a_day_that_was_never_delivered_is_refused_and_one_that_was_delivered_empty_is_a_fact(small):
+    with pytest.raises(ConfigurationError, match="no events of 2026-03-01: no ingest has brought any"):
+        small.sessionize(DAY_1)
+    assert small.days.is_empty()
+    small.deliver("2026-03-01")
+    small.ingest(DAY_1)
     assert small.sessionize(DAY_1).items() >= {"events": 0, "sessions": 0}.items()
     before = small.tables()
     assert small.days["num_sessions"].item() == 0

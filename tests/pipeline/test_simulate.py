@@ -128,7 +128,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: 
 
     simulate(make_site(tmp_path), DAYS[:1], SHOP)
     before = read_files(tmp_path)
-    monkeypatch.setattr("pipeline.simulate.os.fsync", fail)
+    monkeypatch.setattr("pipeline.durable.os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         simulate(make_site(tmp_path), DAYS[:1], replace(SHOP, seed=8))
     assert read_files(tmp_path) == before

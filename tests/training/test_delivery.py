@@ -13,7 +13,7 @@ def keep(tmp_path, monkeypatch):
 
     def kept(step):
         with monkeypatch.context() as away:
-            away.setattr(delivery, "deliver", lambda file: None)
+            away.setattr(delivery, "deliver", lambda file, uri: None)
             delivery.post(tmp_path, NOBODY, "run", {"train_loss": 0.5}, step)
         return tmp_path / delivery.FOLDER / "run.jsonl"
 
