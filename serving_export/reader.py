@@ -201,6 +201,8 @@ def source_of(uri: str, version: int) -> int | None:
     commit = read_commit(uri, version)
     while commit is not None and IS_RELEASE not in commit:
         restored = commit.get(ROLLED_BACK_TO)
+        if commit.get("operation") == "RESTORE":  # by Delta's own means
+            restored = commit.get("operationParameters", {}).get("version", restored)
         version = version - 1 if restored is None else int(restored)
         commit = read_commit(uri, version)
     return None if commit is None else version

@@ -176,7 +176,7 @@ def test_data_steps_alone_make_no_model(fresh_shop, command, without_great_expec
 
 def test_a_user_whose_id_is_hashed_is_traced_without_the_id(whole_way, secret, planted):
     shop, _, _ = whole_way()
-    told = lineage(shop.site, shop.store, planted, None, None)
+    told = lineage(shop.site, shop.store, known_as(shop.site, planted), None, None)
     assert told["rows"]
     assert [file["events_of_user"] for file in told["files"]] == [3, 3, 3]
     assert planted not in as_text(told)
