@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -65,6 +66,8 @@ class Recommendations:
     def __init__(
         self, store: str, version: int | None = None, *, when_stale: WhenStale = "warn", secret: str | None = None
     ) -> None:
+        if re.search(r"://[^@]*:[^@]*@", store):  # messages and warnings name the address
+            raise LookupError("the address of the store holds a password; give it by the environment instead")
         self.store = store.rstrip("/")
         self.table = open_table(self.store, version)
         self.facts = facts_of(self.table)

@@ -56,6 +56,12 @@ def publish(store: Store, rows: pl.DataFrame, **metadata: object) -> int:
     return store.replace(RECOMMENDATIONS, rows, {"user_bucket": buckets}, told | metadata)
 
 
+def test_an_address_with_a_password_is_refused_and_not_repeated():
+    with pytest.raises(LookupError, match="holds a password") as refused:
+        Recommendations("s3://key:hush@bucket/store")
+    assert "hush" not in str(refused.value)
+
+
 def test_it_needs_the_base_install_only(store, rows):
     arguments = [store.root, rows["user_id"][0]]
     done = subprocess.run([sys.executable, "-c", BASE_INSTALL, *arguments], capture_output=True, text=True, check=False)
