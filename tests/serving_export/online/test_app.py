@@ -3,9 +3,10 @@ import re
 import polars as pl
 import pytest
 
-from serving_export.reader import Recommendations
+from serving_export.reader import Recommendations, bucket_of
 from serving_export.recommend import recommend, with_history
 from serving_export.request import Event, Request
+from serving_export.tables import SESSION_INTENTS
 
 
 def asked(client, items=(), **more):
@@ -211,3 +212,22 @@ def test_the_page_of_all_routes_comes_from_here_alone(endpoint):
     named = re.findall(r'(?:href|src|url)(?:=|: )["\']([^"\']+)', page)
     assert {name.rpartition(".")[2] for name in named} == {"css", "js", "png", "json"}
     assert {name: endpoint.client.get(name).status_code for name in named} == dict.fromkeys(named, 200)
+
+
+def test_somebody_forgotten_has_no_intents_although_the_releases_version_holds_them(endpoint, monkeypatch):
+    """`forget` takes a user out of the newest versions; a release names an earlier one of `session_intents`."""
+    store, lists = endpoint.versions.store, endpoint.versions.serving.lists
+    listed = lists.rows().select("user_id").head(1).collect().item()
+    rows = [
+        {"user_bucket": bucket_of(user, endpoint.site.buckets), "user_id": user, "intent": "event_type"}
+        | {"rank": 1, "label": "view", "probability": 1.0, "session_id": "s"}
+        for user in (listed, "forgotten")
+    ]
+    buckets = list(range(endpoint.site.buckets))
+    version = store.replace(
+        SESSION_INTENTS, pl.DataFrame(rows, schema=dict(SESSION_INTENTS.columns)), {"user_bucket": buckets}
+    )
+    monkeypatch.setitem(lists.facts, "session_intents_version", version)
+    told = {user: endpoint.client.get(f"/users/{user}/intents").json() for user in (listed, "forgotten")}
+    assert told[listed]["intents"]["event_type"][0]["value"] == "view"
+    assert told["forgotten"]["intents"] == {}
