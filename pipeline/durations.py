@@ -9,14 +9,14 @@ from pydantic import BeforeValidator, PlainSerializer
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 LONGEST = timedelta(days=100_000)
 """Added to a day or taken from it, it leads to a year that Python knows; and it fits into 64 bits of nanoseconds."""
-PART = re.compile(r"(\d+)([smhd])")
+PART = re.compile(r"([0-9]+)([smhd])")
 
 
 def parse_duration(text: object) -> object:
     """`2h30m` as a timedelta, which itself passes through. A bare number has no unit, so it is none."""
     if isinstance(text, timedelta):
         return text
-    if not re.fullmatch(r"(\d{1,6}[smhd])+", str(text)):
+    if not re.fullmatch(r"([0-9]{1,6}[smhd])+", str(text)):
         raise ValueError(f"{text!r} is no duration; write a number and a unit, like 30m, 24h, 7d or 2h30m")
     duration = timedelta(**{UNITS[unit]: int(number) for number, unit in PART.findall(str(text))})
     if duration > LONGEST:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.errors import ConfigurationError
 from pipeline.raw_columns import Section, id_columns, raw_name, whole_number
-from pipeline.separated_text import readable, without_empty_lines
+from pipeline.separated_text import readable, white_lines_emptied, without_empty_lines
 from pipeline.settings import Source
 
 NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
@@ -38,7 +38,7 @@ class JsonLines:
             text += b"\n"
         cut = text.rfind(b"\n") + 1
         line = pl.col("line")
-        read = non_blank(as_lines(without_empty_lines(readable(text[:cut])))).select(
+        read = non_blank(as_lines(without_empty_lines(white_lines_emptied(readable(text[:cut]))))).select(
             "line",
             *(line.str.json_path_match(path).alias(raw_name(name)) for name, path in self.paths.items()),
             is_object=is_object(line),
@@ -84,6 +84,7 @@ def loses_digits(line: pl.Expr) -> pl.Expr:
     digits = number.str.replace(r"[eE].*$", "").str.replace_all(r"[-.]", "").str.len_bytes()
     is_near = (as_float - as_float.round()).abs() <= as_float.abs() * 1e-15
     is_rounded = is_near & (digits > 15) & ~number.str.contains(r"^-?\d+(\.0*)?$")
+    is_rounded |= (as_float == 0) & number.str.contains(r"^[^eE]*[1-9]")  # too small for a float
     return line.str.extract_all(NUMBER).list.eval(is_rounded).list.any()
 
 

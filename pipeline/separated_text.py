@@ -7,6 +7,7 @@ that do not fit the header are taken out. A block with a misplaced quote is read
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ MOST_LETTERS_OF_JOINED_LINES = 2**20
 csv.field_size_limit(2**31 - 1)
 
 Positions = NDArray[np.int64]
+WHITE = " \t\v\f\r"
+"""A line of these alone is blank."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class SeparatedText:
         cut = text.rfind(b"\n") + 1
         lines, rest = readable(text[:cut]), text[cut:]
         if b'"' not in lines:
-            lines = without_empty_lines(lines)
+            lines = without_empty_lines(white_lines_emptied(lines, self.separator))
         if not self.header:
             lines = self._take_header(lines)
         if not lines or not self.header:
@@ -67,6 +70,10 @@ class SeparatedText:
                     return records, lines[end:] + rest
         records, left = self._split_slowly(lines, is_end)
         return records, left + rest
+
+    def _is_blank(self, line: str) -> bool:
+        """Whether a line has nothing but white space, which tabs are not where they part fields."""
+        return not line.strip(WHITE.replace(self.separator, ""))
 
     def _take_header(self, lines: bytes) -> bytes:
         """Learn the header from the first line that is not blank; what follows it is left.
@@ -95,6 +102,9 @@ class SeparatedText:
         fits = (num_separators == len(self.header) - 1) & ~is_blank
         bad = np.flatnonzero(~fits & ~is_blank)
         unfit = [lines[starts[n] : marks.line_ends[n]].decode() for n in bad]
+        is_white = np.array([self._is_blank(text) for text in unfit], dtype=bool)
+        is_blank[bad[is_white]] = True
+        bad, unfit = bad[~is_white], [text for text in unfit if not self._is_blank(text)]
         if has_quotes and any("\n" in text for text in unfit):
             return None  # perhaps a stray quote joined them
         good = self._columns(letters[np.repeat(fits, lengths)].tobytes(), int(fits.sum()), has_quotes)
@@ -126,10 +136,12 @@ class SeparatedText:
         lines = text.decode().removesuffix("\n").split("\n")
         good: list[tuple[int | str | None, ...]] = []
         bad: list[tuple[int, str]] = []
-        next_line = 0
-        records = split_records(lines, self.separator, len(self.header), is_end)
-        for number, (fields, after) in enumerate(records, start=1):
+        next_line = number = 0
+        for fields, after in split_records(lines, self.separator, len(self.header), is_end):
             next_line = after
+            if len(fields) != len(self.header) and self._is_blank(self.separator.join(fields)):
+                continue
+            number += 1
             if len(fields) == len(self.header):
                 good.append((number, *(field or None for field in fields)))
             else:
@@ -150,6 +162,14 @@ def readable(lines: bytes) -> bytes:
     except UnicodeDecodeError:
         return lines.decode(errors="replace").encode()
     return lines
+
+
+def white_lines_emptied(lines: bytes, separator: str = "") -> bytes:
+    """Lines without quotes, those of white space alone made empty; a separator is no white space."""
+    white = WHITE.replace(separator, "").encode() if separator else WHITE.encode()
+    if not any(lines.startswith(byte) or b"\n" + byte in lines for byte in (bytes([letter]) for letter in white)):
+        return lines
+    return re.sub(b"(?m)^[" + re.escape(white) + b"]+$", b"", lines)
 
 
 def without_empty_lines(lines: bytes) -> bytes:

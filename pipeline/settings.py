@@ -346,7 +346,7 @@ class PipelineSite(Section):
         scheme, is_address, _ = value.partition(":/")
         if not value.strip() or "\0" in value:
             raise ValueError("write the path of a folder, or an address like s3://bucket/folder")
-        if is_address and scheme.isalnum() and not re.match(r"(s3a?|gs|az|abfss?)://[^/\s]", value):
+        if is_address and (scheme.isalnum() or not scheme) and not re.match(r"(s3a?|gs|az|abfss?)://[^/\s]", value):
             raise ValueError(f"{value!r} is no address of a store; write a path, or s3://…, gs://… or az://…")
         return value
 

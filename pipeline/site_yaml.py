@@ -25,6 +25,8 @@ QUICK_AND_SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def read_text(path: Path) -> tuple[str, bytes]:
     """A site file's text and bytes. Raises OSError, UnicodeDecodeError, or ValueError for one that is too large."""
+    if not path.is_file() and path.exists():
+        raise ValueError("it is no regular file")  # a pipe would be waited for
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:

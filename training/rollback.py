@@ -77,12 +77,14 @@ def choose(
         earlier = [v for v in champions if number(v) not in taken_back]
         if not earlier:
             raise ConfigurationError(
-                f"{site.name}: no version was champion before version {number(newest_champion)}; there are {told}"
+                f"{site.name}: no version was champion before version {number(newest_champion)}; champions were {told}"
             )
         return newest_refit(earlier[-1], versions)
     found = next((v for v in versions if number(v) == to), None)
     if found is None or parent_of(found, versions).tags.get("promoted") is None:
-        raise ConfigurationError(f"{site.name}: version {to} was never champion nor a refit of one; there are {told}")
+        raise ConfigurationError(
+            f"{site.name}: version {to} was never champion nor a refit of one; champions were {told}"
+        )
     return found if found.tags["kind"] == "refit" else newest_refit(found, versions)
 
 

@@ -18,7 +18,8 @@ from pipeline import sessionize as sessionize_module
 from pipeline.days import present_content, read_days, stale_sessions, update_days
 from pipeline.errors import ConfigurationError, RetryableError
 from pipeline.forget import forget
-from pipeline.privacy import named_visitors
+from pipeline.forgotten import forgotten_users, hash_of
+from pipeline.privacy import anonymous, named_visitors
 from pipeline.publish import Store
 from pipeline.tables import FILES, FORGOTTEN, OPEN_SESSIONS, REJECTED, events_table, sessions_table
 from pipeline.upkeep import vacuum
@@ -453,3 +454,16 @@ def test_a_visit_that_carries_the_id_as_its_session_id_is_somebody_else(make_sma
     small.ingest(DAY_1)
     assert forget(small.site, small.store, [USER], [])["removed"]["events"] == 1
     assert small.events["item_id"].to_list() == ["x"]
+
+
+def test_on_a_site_without_user_ids_lists_of_before_the_marking_are_forgotten_too(make_small):
+    small = make_small(source={"columns": {"session_id": "session", "item_id": "item", "occurred_at": "time"}})
+    small.deliver("2026-03-01", ",s1,x,2026-03-01T10:00:00Z,view", ",s2,x,2026-03-01T10:00:00Z,view")
+    small.ingest(DAY_1)
+    rows = [{"user_bucket": 0, "user_id": name, "rank": 1} for name in ("s1", "s2", anonymous("s1"), anonymous("s2"))]
+    small.store.replace(RECOMMENDATIONS, frame(RECOMMENDATIONS, rows), {"user_bucket": [0]})
+    forget(small.site, small.store, [anonymous("s1")], COPIES)
+    left = small.store.scan(RECOMMENDATIONS).collect()["user_id"]
+    assert sorted(left) == [anonymous("s2"), "s2"]
+    users = forgotten_users(small.store)
+    assert pl.select(hash_of(pl.lit("s1"))).item() in users, "a rollback leaves them out as well"

@@ -182,6 +182,9 @@ def ids_of(path: Path, column: str = "raw:u") -> list[str | None]:
         ("1.9999999999999999999", None),
         ("562949953421311.99", None),
         ("1e30", None),
+        ("1e-999", None),
+        ("-4.9e-325", None),
+        ("0.0", "0"),
         ('"1e30"', "1e30"),
         ('"1.0"', "1.0"),
         ("true", None),
@@ -323,6 +326,24 @@ BLANKS = 3_000_000
 
 
 @pytest.mark.parametrize(
+    ("name", "blanks"),
+    [("a.csv", ["  ", "\t", " ", "\t \t"]), ("a.tsv", ["  ", " "]), ("a.jsonl", ["  ", "\t", " "])],
+)
+@pytest.mark.parametrize("last", ["b", '"b"', '"b" x'], ids=["plain", "quoted", "stray quote"])
+def test_lines_of_white_space_are_blank_lines(tmp_path, name, blanks, last):
+    rows = [["a", "b", "1"], ["a", last, "2"]]
+    if name == "a.jsonl":
+        lines = [json.dumps(dict(zip("uit", fields, strict=True))) for fields in rows]
+    else:
+        separator = "\t" if name == "a.tsv" else ","
+        lines = [separator.join(fields) for fields in [["u", "i", "t"], *rows]]
+    text = "".join(f"{line}\n" + "".join(f"{blank}\n" for blank in blanks) for line in lines)
+    records = read(write(tmp_path, name, text.encode()))
+    assert records["record"].to_list() == [1, 2]
+    assert records["fault"].is_null().all()
+
+
+@pytest.mark.parametrize(
     ("name", "header", "row"),
     [
         ("a.csv.gz", "u,i,t\n", "a,b,1\n"),
@@ -330,7 +351,7 @@ BLANKS = 3_000_000
         ("a.jsonl.gz", "", '{"u": "a", "i": "b", "t": 1}\n'),
     ],
 )
-@pytest.mark.parametrize("blank", ["\n", "\r\n"])
+@pytest.mark.parametrize("blank", ["\n", "\r\n", "  \n"])
 def test_of_millions_of_blank_lines_only_the_rows_between_them_are_looked_at(
     tmp_path, monkeypatch, name, header, row, blank
 ):

@@ -82,7 +82,7 @@ def test_the_next_refit_is_of_the_champion_that_was_brought_back(tracking):
 @pytest.mark.parametrize(
     ("to", "sentence"),
     [
-        (8, "version 8 was never champion nor a refit of one; there are 1, 3, 6"),
+        (8, "version 8 was never champion nor a refit of one; champions were 1, 3, 6"),
         (99, "version 99 was never champion"),
     ],
     ids=["never champion", "unknown"],
