@@ -1164,7 +1164,9 @@ def main() -> None:
     except Exception as error:
         explain_and_give_up(error)
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        from pipeline.unexpected import is_panic
+
+        if not is_panic(error):
             raise
         explain_and_give_up(error)
 

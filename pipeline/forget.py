@@ -126,17 +126,12 @@ def open_days(store: Store, visitors: pl.Series, events: pl.LazyFrame) -> list[d
 def remove_rows(store: Store, table: Table, is_theirs: pl.Expr, version: int | None = None) -> int:
     """Take rows out of a table in one commit, a partition at a time; return how many there were."""
     base = (store.version(table) or 0) if version is None else version
-    rows = store.scan(table, base)
-    held = rows.filter(is_theirs).group_by(table.partition_by).len().collect()
-    if held.is_empty():
+    staged, touched = store.stage_without(table, base, is_theirs)
+    if touched.is_empty():
         return 0
-    staged: list[StagedFile] = []
-    for partition in held.select(table.partition_by).iter_rows(named=True):
-        is_here = pl.all_horizontal(pl.col(name) == value for name, value in partition.items())
-        staged += store.stage(table, rows.filter(is_here, ~is_theirs.fill_null(False)).collect())
-    replaced: dict[str, list[Partition]] = {name: held[name].unique().to_list() for name in table.partition_by}
+    replaced: dict[str, list[Partition]] = {name: touched[name].unique().to_list() for name in table.partition_by}
     store.commit(table, staged, replaced, base=base)
-    return int(held["len"].sum())
+    return int(touched["left_out"].sum())
 
 
 def recount(store: Store, events: Table, files: pl.DataFrame, days: list[date]) -> pl.DataFrame:

@@ -274,16 +274,26 @@ class Store:
             before = newest.version()
             newest.update_incremental()
             sync_log(uri, range(before + 1, newest.version() + 1))
-            self._move_pin(table, newest)
+            if self._pins is not None:
+                self._pins[table.name] = newest
             return newest.version()
         raise OvertakenError(
             f"{uri}: {' or '.join(names[:3])} was changed by another writer meanwhile. Nothing was published there; "
             "run the step again"
         )
 
-    def _move_pin(self, table: Table, opened: DeltaTable) -> None:
-        if self._pins is not None:
-            self._pins[table.name] = opened
+    def stage_without(self, table: Table, version: int, leave_out: pl.Expr) -> tuple[list[StagedFile], pl.DataFrame]:
+        """Stage the partitions of a version that hold rows to leave out, without these rows, a partition at a time.
+
+        Return also what was touched: a row a partition, with the number of rows `left_out`.
+        """
+        rows = self.scan(table, version)
+        touched = rows.filter(leave_out).group_by(table.partition_by).agg(left_out=pl.len()).collect()
+        staged: list[StagedFile] = []
+        for partition in touched.select(table.partition_by).iter_rows(named=True):
+            is_here = pl.all_horizontal(pl.col(key) == value for key, value in partition.items())
+            staged += self.stage(table, rows.filter(is_here, ~leave_out.fill_null(False)).collect())
+        return staged, touched
 
     def stage_version(self, table: Table, version: int, leave_out: pl.Expr) -> tuple[list[StagedFile], int]:
         """Stage the rows of an earlier version but those that `leave_out` holds for; also return how many these are.
@@ -295,15 +305,11 @@ class Store:
         try:
             files = pl.DataFrame(DeltaTable(uri, version=version).get_add_actions(flatten=True))
             files = files.rename({f"partition.{key}": key for key in keys})
-            rows = self.scan(table, version)
-            touched = rows.filter(leave_out).group_by(keys).agg(left_out=pl.len()).collect()
-            staged = [
+            staged, touched = self.stage_without(table, version, leave_out)
+            staged += [
                 StagedFile(row["path"], row["size_bytes"], row["num_records"], {key: str(row[key]) for key in keys})
                 for row in files.join(touched, on=keys, how="anti").iter_rows(named=True)
             ]
-            for partition in touched.select(keys).iter_rows(named=True):
-                is_here = pl.all_horizontal(pl.col(key) == value for key, value in partition.items())
-                staged += self.stage(table, rows.filter(is_here, ~leave_out.fill_null(False)).collect())
         except (DeltaError, OSError, PolarsError) as error:
             raise kind_of(error)(f"cannot read version {version} of {uri}: {reason_of(error)}") from error
         return staged, int(touched["left_out"].sum())
